@@ -1,0 +1,55 @@
+"""The training loss of LLM-MDE."""
+
+import torch
+from torch import Tensor
+
+_SMALLEST_VARIANCE = 1e-12  # below it the loss is flat: the slope of a square root at 0 is infinite
+
+
+def silog_loss(
+    predicted_depth: Tensor, labels: Tensor, variance_focus: float = 0.85, max_depth: float | None = None
+) -> Tensor:
+    r"""Scale-invariant logarithmic loss over measured pixels (Eigen et al., 2014, Eq. 4, square-rooted).
+
+    With $d = \log \hat y - \log y$ over the measured pixels of the whole batch:
+    $\sqrt{\mathrm{mean}(d^2) - \lambda\,\mathrm{mean}(d)^2}$. Computed in float32 or better, whatever the autocast
+    context. The metric `silog` is another formula ($\lambda = 1$, times 100, image by image).
+
+    Args:
+        predicted_depth (`torch.Tensor` of shape `(batch_size, height, width)`): Depth in metres, positive.
+        labels (`torch.Tensor` of the same shape): Depth in metres. A pixel that is not finite, not positive, or above
+            `max_depth` counts as missing.
+        variance_focus (`float`, *optional*, defaults to 0.85): $\lambda$; at 1 a global scale error costs nothing.
+        max_depth (`float`, *optional*): Largest label that counts, in metres. Defaults to no limit.
+
+    Returns:
+        `torch.Tensor`: Scalar, finite also when no pixel is measured (then 0, still attached to the graph) and when
+        the prediction is perfect.
+
+    Raises:
+        ValueError: If the two shapes differ.
+    """
+    if predicted_depth.shape != labels.shape:
+        raise ValueError(
+            f"`labels` is {tuple(labels.shape)} but `predicted_depth` is {tuple(predicted_depth.shape)}; pass both as "
+            "(batch_size, height, width) at one size. The model's `forward` resizes its prediction to the labels."
+        )
+    with torch.autocast(predicted_depth.device.type, enabled=False):
+        dtype = torch.promote_types(predicted_depth.dtype, torch.float32)
+        predicted_depth, labels = predicted_depth.to(dtype), labels.to(dtype)
+        valid_mask = labels.isfinite() & (labels > 0)
+        if max_depth is not None:
+            valid_mask = valid_mask & (labels <= max_depth)
+        # Missing pixels take part with d = 0 instead of being selected out: static shapes, and no NaN in backward.
+        safe_labels = torch.where(valid_mask, labels, 1.0)
+        safe_depth = torch.where(valid_mask, predicted_depth, 1.0)
+        difference = safe_depth.log() - safe_labels.log()
+        num_valid = valid_mask.sum().clamp_min(1)
+        mean_of_square = difference.square().sum() / num_valid
+        square_of_mean = (difference.sum() / num_valid).square()
+        variance = mean_of_square - variance_focus * square_of_mean
+        loss = variance.clamp_min(_SMALLEST_VARIANCE).sqrt()
+        return torch.where(valid_mask.any(), loss, 0.0 * predicted_depth.sum())
+
+
+__all__ = ["silog_loss"]

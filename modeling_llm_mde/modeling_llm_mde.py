@@ -1,0 +1,815 @@
+"""LLM-MDE: metric depth from one photograph, guided by a language model (arXiv 2409.01133).
+
+The file reads from small to large: feature layout, text prototypes, reprogramming, depth head, and last
+`LLMMDEForDepthEstimation`, whose `forward` follows the paper's overview figure.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer
+from transformers import initialization as init
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import ModelOutput, can_return_tuple, logging
+
+from .configuration_llm_mde import LLMMDEConfig
+from .loss_llm_mde import silog_loss
+from .pipeline_llm_mde import LLMMDEDepthEstimationPipeline  # noqa: F401 (so that saving copies it beside the weights)
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class LLMMDEDepthEstimatorOutput(ModelOutput):
+    """
+    Output of [`LLMMDEForDepthEstimation`].
+
+    Args:
+        loss (`torch.Tensor` of shape `(1,)`, *optional*, returned when `labels` is given):
+            SILog loss.
+        predicted_depth (`torch.Tensor` of shape `(batch_size, height, width)`):
+            Depth in metres (for relative models: up to one unknown factor for each image), at the resolution of
+            `pixel_values`, float32 also in half precision.
+        hidden_states (`tuple(torch.Tensor)`, *optional*, returned when `output_hidden_states=True`):
+            Hidden states of the vision encoder, as that encoder returns them.
+        attentions (`tuple(torch.Tensor)`, *optional*, returned when `output_attentions=True`):
+            Attention weights of the vision encoder.
+        language_model_output (`ModelOutput`, *optional*, returned when `output_hidden_states=True` or `output_attentions=True`):
+            The language model's output, with its `hidden_states` and `attentions` as asked for. Each row is its
+            prompt, then the patches, then what padding the prompt had.
+        prototype_attentions (`torch.Tensor` of shape `(batch_size, num_heads, num_patches, num_prototypes)`, *optional*, returned when `output_attentions=True` or `output_prototype_attentions=True`):
+            How much each patch read of each text prototype. Patches in rows from the top left, after pooling.
+    """  # noqa: E501
+
+    loss: Tensor | None = None
+    predicted_depth: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    language_model_output: ModelOutput | None = None
+    prototype_attentions: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class VisionLayout:
+    """What the rest of the model must know of a vision encoder."""
+
+    hidden_size: int
+    num_layers: int
+    num_channels: int
+    patch_height: int
+    patch_width: int
+
+    @classmethod
+    def of(cls, vision_tower: PreTrainedModel) -> "VisionLayout":
+        config = vision_tower.config
+        if config.model_type == "timm_wrapper":
+            timm_model = vision_tower.timm_model
+            if not hasattr(timm_model, "blocks") or not hasattr(timm_model.patch_embed, "patch_size"):
+                raise ValueError(
+                    f"`vision_config.architecture` is {config.architecture!r}, which is not a vision transformer with "
+                    "one token per patch; choose a ViT, such as 'vit_base_patch16_224'."
+                )
+            patch_height, patch_width = timm_model.patch_embed.patch_size
+            return cls(timm_model.num_features, len(timm_model.blocks), 3, patch_height, patch_width)
+        missing = [name for name in ("hidden_size", "num_hidden_layers", "patch_size") if not hasattr(config, name)]
+        if missing:
+            raise ValueError(
+                f"`vision_config` is {config.model_type!r}, which has no {missing[0]!r}; choose a vision transformer "
+                "with one token per patch, such as ViT, DeiT, DINOv2 or SigLIP."
+            )
+        patch_size = config.patch_size
+        patch_height, patch_width = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+        num_channels = getattr(config, "num_channels", 3)
+        return cls(config.hidden_size, config.num_hidden_layers, num_channels, patch_height, patch_width)
+
+    def grid(self, pixel_values: Tensor) -> tuple[int, int]:
+        """Rows and columns of patches of a `(batch_size, num_channels, height, width)` image."""
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != self.num_channels:
+            raise ValueError(
+                f"`pixel_values` is {tuple(pixel_values.shape)}; it must be (batch_size, {self.num_channels}, height, "
+                "width). The processor makes it so."
+            )
+        height, width = pixel_values.shape[-2:]
+        if height == 0 or width == 0 or height % self.patch_height or width % self.patch_width:
+            raise ValueError(
+                f"`pixel_values` is {height} x {width} pixels; both sides must be multiples of the patch, "
+                f"{self.patch_height} x {self.patch_width}. Give the processor such a `size`, or "
+                f"`ensure_multiple_of={math.lcm(self.patch_height, self.patch_width)}`."
+            )
+        return height // self.patch_height, width // self.patch_width
+
+
+def tokens_to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Patch features `(B, N, D)` as a picture `(B, D, rows, columns)`; channels-last in memory, nothing is copied."""
+    return tokens.transpose(1, 2).unflatten(2, grid)
+
+
+def map_to_tokens(feature_map: Tensor) -> Tensor:
+    """The inverse of `tokens_to_map`."""
+    return feature_map.flatten(2).transpose(1, 2)
+
+
+def patch_tokens(hidden_state: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Patch features `(B, N, D)` of an encoder's hidden state, without the special tokens in front of them.
+
+    timm returns intermediate layers as `(B, D, rows, columns)`, without special tokens.
+    """
+    if hidden_state.ndim == 4:
+        return map_to_tokens(hidden_state)
+    num_patches = grid[0] * grid[1]
+    if hidden_state.shape[1] < num_patches:
+        raise ValueError(
+            f"`vision_config` describes an encoder with {hidden_state.shape[1]} tokens for {num_patches} patches; "
+            "choose one with a token for every patch, such as ViT, DeiT, DINOv2 or SigLIP."
+        )
+    return hidden_state[:, hidden_state.shape[1] - num_patches :]
+
+
+def largest_grid(grid: tuple[int, int], max_patches: int | None) -> tuple[int, int]:
+    """The largest grid of (nearly) the same shape with at most `max_patches` cells; `grid` itself if it fits."""
+    rows, columns = grid
+    if max_patches is None or rows * columns <= max_patches:
+        return grid
+    shrink = math.sqrt(max_patches / (rows * columns))
+    low_rows, low_columns = max(1, int(rows * shrink)), max(1, int(columns * shrink))
+    candidates = [(r, min(columns, low_columns + 1, max_patches // r)) for r in (low_rows, low_rows + 1) if r <= rows]
+    return max(candidates, key=lambda cells: cells[0] * cells[1])
+
+
+class ExactMemo:
+    """Remembers one result for as long as every tensor it was computed from is unchanged, bit for bit.
+
+    Version counters and storage addresses miss changes made through `.data`, as merging an adapter makes them, so the
+    tensors themselves are kept and compared: 0.3 % of a forward pass at the paper's sizes, where computing costs 4 %.
+    Used on the CPU, outside training and tracing; an accelerator computes the result sooner than it could compare.
+    The memo is no module and no buffer: checkpoints, copies and pickles of a model leave it behind.
+    """
+
+    def __init__(self):
+        self._entry = None
+
+    def __getstate__(self) -> dict:
+        return {"_entry": None}
+
+    def __call__(self, compute: Callable[[], tuple[Tensor, ...]], inputs: list[Tensor]) -> tuple[Tensor, ...]:
+        """`compute()`, or what it gave before if `inputs`, all that it reads, are as they were then."""
+        if (
+            torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or any(tensor.device.type != "cpu" for tensor in inputs)
+        ):
+            self._entry = None
+            return compute()
+        context = (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"))
+        entry = self._entry  # read once: another thread may replace it
+        if entry is not None:
+            seen_context, seen, result = entry
+            if seen_context == context and len(seen) == len(inputs) and all(map(_identical, seen, inputs)):
+                return result
+        result = compute()
+        self._entry = (context, [tensor.detach().clone() for tensor in inputs], result)
+        return result
+
+
+def _identical(first: Tensor, second: Tensor) -> bool:
+    return first.dtype == second.dtype and first.shape == second.shape and torch.equal(first, second)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a layer is what its parameters say: no adapter around it, nothing loading its weights on the fly."""
+    return type(module) in (nn.Linear, nn.LayerNorm) and not hasattr(module, "_hf_hook")
+
+
+class LLMMDEWordBasis(nn.Module):
+    r"""What the text prototypes are linear maps of: rows that span the frozen word embeddings.
+
+    With word embeddings $E$ of shape (vocabulary, d) the paper learns a map $M$ of shape (prototypes, vocabulary) and
+    reads $P = M E$: 30.5 M weights for BERT, and 47 GFLOP each time. That is the `vocabulary` parametrisation, whose
+    basis is $E$ itself. `compact` reaches the same prototypes: with the thin QR factorisation $E = Q R$ they are
+    $M E = (M Q) R = A R$. Its basis is $R$, of shape (d, d), and only $A$, of shape (prototypes, d), is learned.
+    Gradient descent on $A$, weight decay included, moves $P$ exactly as gradient descent on $M$ does, since the
+    gradient of $A$ is that of $M$ times $Q$, and $R^\top R = E^\top E$. ($Q$ is not stored; it is $E R^{-1}$.)
+
+    $R$ belongs to the language model rather than to what is learned, so an adapter need not carry it.
+    """
+
+    def __init__(self, config: LLMMDEConfig, vocab_size: int):
+        super().__init__()
+        self.weight = None
+        if config.prototype_parametrization == "compact":
+            rank = min(vocab_size, config.word_embedding_size)
+            self.weight = nn.Parameter(torch.empty(rank, config.word_embedding_size), requires_grad=False)
+
+    @torch.no_grad()
+    def reset_parameters(self, word_embeddings: Tensor) -> None:
+        if self.weight is not None and not getattr(self.weight, "_is_hf_initialized", False):
+            self.weight.copy_(embedding_basis(word_embeddings)[1])
+
+    def train(self, mode: bool = True) -> "LLMMDEWordBasis":
+        """Stays frozen in either mode: `from_pretrained` marks all it loads as trainable, then calls `eval()`."""
+        self.requires_grad_(False)
+        return super().train(mode)
+
+    def forward(self, word_embeddings: Tensor) -> Tensor:
+        """The basis, `(rank, d)`, of `(vocabulary, d)` word embeddings; no gradient reaches them through it."""
+        return word_embeddings.detach() if self.weight is None else self.weight.detach()
+
+
+class LLMMDETextPrototypes(nn.Module):
+    """Text prototypes, a learned linear map of the frozen word embeddings (LLM-MDE, Sec. 3; Time-LLM, Sec. 3.1).
+
+    The map has no bias, unlike the authors' release: it would shift all components of a prototype by one number, which
+    the normalisation in front of the attention takes out again.
+    """
+
+    def __init__(self, config: LLMMDEConfig, vocab_size: int):
+        super().__init__()
+        compact = config.prototype_parametrization == "compact"
+        rank = min(vocab_size, config.word_embedding_size) if compact else vocab_size
+        self.weight = nn.Parameter(torch.empty(config.num_prototypes, rank))
+        self.vocab_size = vocab_size
+        self._memo = ExactMemo()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        # The variance of PyTorch's linear layer over all words; the same for A, as the columns of Q are orthonormal.
+        init.normal_(self.weight, mean=0.0, std=1.0 / math.sqrt(3 * self.vocab_size))
+
+    def forward(self, basis: Tensor) -> Tensor:
+        """Prototypes of shape `(num_prototypes, d)` from the `(rank, d)` word basis."""
+        (prototypes,) = self._memo(lambda: (self.weight @ basis,), [self.weight, basis])
+        return prototypes
+
+
+def embedding_basis(word_embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """Thin QR factorisation of `(vocabulary, d)` word embeddings in float32, with a positive diagonal of R."""
+    q, r = torch.linalg.qr(word_embeddings.float())
+    signs = torch.where(r.diagonal() < 0, -1.0, 1.0)
+    return q * signs, r * signs[:, None]
+
+
+class LLMMDEReprogramming(nn.Module):
+    """Cross-modal reprogramming: every patch attends to the text prototypes (LLM-MDE, Sec. 3).
+
+    Multi-head attention with queries from patches, keys and values from prototypes, each with a projection of its own
+    (the authors' release computes a value projection and then uses the keys as values). The prototypes are normalised
+    first, so that the attention starts neither flat nor peaked whatever the scale of the word embeddings.
+    """
+
+    def __init__(self, config: LLMMDEConfig, patch_width: int):
+        super().__init__()
+        width = config.word_embedding_size
+        self.num_heads = config.reprogramming_num_heads
+        self.prototype_norm = nn.LayerNorm(width)
+        self.patch_query = nn.Linear(patch_width, width)
+        self.prototype_key = nn.Linear(width, width)
+        self.prototype_value = nn.Linear(width, width)
+        self.to_embedding = nn.Linear(width, width)
+        self._memo = ExactMemo()
+
+    def project_prototypes(self, prototypes: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values, each `(num_heads, num_prototypes, head_width)`, computed once for unchanged weights."""
+        layers = (self.prototype_norm, self.prototype_key, self.prototype_value)
+
+        def project() -> tuple[Tensor, Tensor]:
+            normed = self.prototype_norm(prototypes)
+            key, value = self.prototype_key(normed), self.prototype_value(normed)
+            return tuple(x.unflatten(-1, (self.num_heads, -1)).transpose(0, 1) for x in (key, value))
+
+        if not all(map(_is_plain, layers)):
+            return project()
+        return self._memo(project, [prototypes, *(p for layer in layers for p in layer.parameters())])
+
+    def forward(
+        self, patches: Tensor, prototypes: Tensor, output_attentions: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Patches `(B, N, D)` in the language model's embedding space, `(B, N, d)`, and what they read of each
+        prototype, `(B, num_heads, N, num_prototypes)`, or `None`."""
+        key, value = self.project_prototypes(prototypes)
+        query = self.patch_query(patches).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, width)
+        batch_size = query.shape[0]
+        key, value = (x.unsqueeze(0).expand(batch_size, -1, -1, -1) for x in (key, value))
+        attended = F.scaled_dot_product_attention(query, key, value)
+        attentions = None
+        if output_attentions:
+            attentions = (query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])).softmax(dim=-1)
+        return self.to_embedding(attended.transpose(1, 2).flatten(2)), attentions
+
+
+class LLMMDEResidualBlock(nn.Module):
+    """Pre-activation residual block with group normalisation, which reads one image at a time, so that training and
+    prediction compute the same and a batch of one is no special case."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(channels // 8, channels)
+        self.conv1 = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.norm2 = nn.GroupNorm(channels // 8, channels)
+        self.conv2 = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        residual = hidden
+        hidden = self.conv1(F.relu(self.norm1(hidden)))
+        hidden = self.conv2(F.relu(self.norm2(hidden)))
+        return hidden + residual
+
+
+class LLMMDEFeatureProjection(nn.Module):
+    """Patch features to a stage's channels, `(B, N, D)` to `(B, channels, rows, columns)`."""
+
+    def __init__(self, width: int, channels: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)  # intermediate layers of an encoder differ in scale by orders of magnitude
+        self.linear = nn.Linear(width, channels)
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        return tokens_to_map(self.linear(self.norm(tokens)), grid)
+
+
+class LLMMDEDepthLogits(nn.Conv2d):
+    """The last convolution, a class of its own because it is initialised in its own way."""
+
+
+class LLMMDEDepthHead(nn.Module):
+    """Adaptation head: residual blocks that double the resolution from the patch grid to the image (LLM-MDE, Sec. 3).
+
+    The first stage joins the language model's patch states with the deepest vision layer on the patch grid. Each
+    further stage works at 1/8, 1/4, 1/2, 1/1 of the image with half the channels (so that all cost about the same) and
+    adds a shallower vision layer and, from 1/4 on, a convolution of the image itself, where edges are exact.
+    """
+
+    def __init__(self, sizes: list[int], vision_width: int, language_width: int, num_channels: int):
+        super().__init__()
+        self.strides = [2 ** (len(sizes) - 1 - stage) for stage in range(1, len(sizes))]
+        self.language_projection = LLMMDEFeatureProjection(language_width, sizes[0])
+        self.vision_projections = nn.ModuleList(LLMMDEFeatureProjection(vision_width, size) for size in sizes[:-1])
+        self.blocks = nn.ModuleList(LLMMDEResidualBlock(size) for size in sizes)
+        self.reductions = nn.ModuleList(nn.Conv2d(before, after, kernel_size=1) for before, after in pairwise(sizes))
+        # The image stem, from full resolution (first) to a quarter, each level with the channels of its stage.
+        stem_sizes = [num_channels, *sizes[:0:-1][:3]]
+        self.stem = nn.ModuleList(
+            nn.Conv2d(before, after, kernel_size=3, stride=1 if level == 0 else 2, padding=1)
+            for level, (before, after) in enumerate(pairwise(stem_sizes))
+        )
+        self.to_logits = LLMMDEDepthLogits(sizes[-1], 1, kernel_size=3, padding=1)
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        vision_features: list[Tensor],
+        grid: tuple[int, int],
+        language_states: Tensor,
+        language_grid: tuple[int, int],
+    ) -> Tensor:
+        """Depth logits `(B, height, width)`.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): The image.
+            vision_features (`list[torch.Tensor]`, each `(batch_size, num_patches, D)`): From shallow to deep.
+            grid (`tuple[int, int]`): Rows and columns of patches.
+            language_states (`torch.Tensor` of shape `(batch_size, num_language_patches, d)`): The language model's.
+            language_grid (`tuple[int, int]`): Rows and columns of `language_states`, at most `grid`.
+        """
+        height, width = pixel_values.shape[-2:]
+        image_features = {}
+        edges = pixel_values.contiguous(memory_format=torch.channels_last)
+        for level, convolution in enumerate(self.stem):
+            edges = convolution(F.relu(edges) if level > 0 else edges)
+            image_features[2**level] = edges
+
+        deep_to_shallow = vision_features[::-1]
+        hidden = _resize(self.language_projection(language_states, language_grid), grid)
+        hidden = self.blocks[0](hidden + self.vision_projections[0](deep_to_shallow[0], grid))
+        for stage, stride in enumerate(self.strides, start=1):
+            size = (math.ceil(height / stride), math.ceil(width / stride))
+            hidden = _resize(self.reductions[stage - 1](hidden), size)
+            if stage < len(self.vision_projections):
+                hidden = hidden + _resize(self.vision_projections[stage](deep_to_shallow[stage], grid), size)
+            if stride in image_features:
+                hidden = hidden + image_features[stride]
+            hidden = self.blocks[stage](hidden)
+        return self.to_logits(F.relu(hidden)).squeeze(1)
+
+
+def _resize(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
+    if feature_map.shape[-2:] == size:
+        return feature_map
+    return F.interpolate(feature_map, size=size, mode="bilinear", align_corners=False)
+
+
+class LLMMDEPreTrainedModel(PreTrainedModel):
+    config_class = LLMMDEConfig
+    base_model_prefix = "llm_mde"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # the loss is a mean over a batch: the Trainer must average it itself
+    _no_split_modules = ["LLMMDETextPrototypes", "LLMMDEReprogramming", "LLMMDEDepthHead"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # Outside Transformers only modules with weights of their own are asked. The encoders bring their own rules, so
+        # every layer that arrives here is one of this file.
+        if isinstance(module, LLMMDEWordBasis):
+            module.reset_parameters(self.get_input_embeddings().weight)
+        elif isinstance(module, LLMMDETextPrototypes):
+            module.reset_parameters()
+        elif isinstance(module, LLMMDEDepthLogits):
+            # Start smooth, at about a quarter of the range: nearer to an average scene than its middle.
+            init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+            init.constant_(module.bias, -1.0)
+        elif isinstance(module, nn.Conv2d):
+            init.kaiming_normal_(module.weight, nonlinearity="linear")
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
+
+
+class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
+    r"""
+    LLM-MDE: a vision encoder, a language model that reads the image as patches in its own embedding space after a
+    prompt about it, and a head that turns both into dense depth.
+
+    Args:
+        config ([`LLMMDEConfig`]): The configuration. Use [`~PreTrainedModel.from_pretrained`] or
+            [`~LLMMDEForDepthEstimation.from_vision_text_pretrained`] to load weights as well.
+    """
+
+    def __init__(self, config: LLMMDEConfig):
+        super().__init__(config)
+        self.vision_tower = _encoder_from_config(config.vision_config)
+        self.language_model = _encoder_from_config(config.text_config)
+        self.vision_layout = layout = VisionLayout.of(self.vision_tower)
+        vocab_size = self.language_model.get_input_embeddings().num_embeddings
+        self.word_basis = LLMMDEWordBasis(config, vocab_size)
+        self.text_prototypes = LLMMDETextPrototypes(config, vocab_size)
+        self.reprogramming = LLMMDEReprogramming(config, patch_width=layout.hidden_size)
+
+        sizes = config.head_hidden_sizes or _default_head_sizes(layout.hidden_size)
+        self.feature_layers = config.vision_feature_layers or _default_feature_layers(
+            layout.num_layers, len(sizes) - 1
+        )
+        if self.feature_layers[-1] > layout.num_layers:
+            raise ValueError(
+                f"`vision_feature_layers` is {list(self.feature_layers)}; the vision encoder has {layout.num_layers} "
+                "layers."
+            )
+        self.depth_head = LLMMDEDepthHead(
+            sizes, layout.hidden_size, config.text_config.hidden_size, num_channels=layout.num_channels
+        )
+        self.post_init()
+
+    @classmethod
+    def from_vision_text_pretrained(
+        cls, vision: str, text: str, *, dtype: torch.dtype = torch.float32, revision: str | None = None, **overrides
+    ) -> "LLMMDEForDepthEstimation":
+        r"""
+        Composes two pretrained checkpoints into one model; the parts in between start untrained.
+
+        Args:
+            vision (`str`): Local folder or Hub id of the vision encoder, for instance
+                `"google/vit-base-patch16-224"`, `"facebook/dinov2-base"`, or a timm ViT.
+            text (`str`): Local folder or Hub id of the language model, for instance `"google-bert/bert-base-uncased"`.
+                Its tokenizer spells the default prompt.
+            dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Type of all weights.
+            overrides: Fields of [`LLMMDEConfig`], for instance `max_depth=80.0`.
+
+        Returns:
+            [`LLMMDEForDepthEstimation`]: In evaluation mode.
+        """
+        vision_tower = _encoder_from_pretrained(vision, "vision_config", dtype)
+        language_model = _encoder_from_pretrained(text, "text_config", dtype)
+        if overrides.get("default_prompt_ids") is None:
+            overrides["default_prompt_ids"] = _spell_default_prompt(text, overrides)
+        config = LLMMDEConfig(vision_config=vision_tower.config, text_config=language_model.config, **overrides)
+        model = cls(config).to(dtype)
+        model.vision_tower = vision_tower
+        model.language_model = language_model
+        model.word_basis.reset_parameters(model.get_input_embeddings().weight)
+        return model.eval()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The language model's word embeddings."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def enable_adapters(self) -> None:
+        """Undoes `disable_adapters`, also for the modules an adapter saved whole, which Transformers 5.23 forgets."""
+        super().enable_adapters()
+        for module in self.modules():
+            if hasattr(module, "modules_to_save") and hasattr(module, "original_module"):
+                module.enable_adapters(enabled=True)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | list[int] | None = None,
+        output_prototype_attentions: bool | None = None,
+        **kwargs,
+    ) -> LLMMDEDepthEstimatorOutput:
+        r"""
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`):
+                Normalised images from [`LLMMDEProcessor`]; height and width are multiples of the patch.
+            input_ids (`torch.Tensor` of shape `(batch_size, prompt_length)`, *optional*):
+                Prompts, padded on either side. Without them every image is read with `config.default_prompt_ids`.
+            attention_mask (`torch.Tensor` of shape `(batch_size, prompt_length)`, *optional*):
+                1 for the words of a prompt, 0 for padding. Defaults to all ones; read only with `input_ids`.
+            labels (`torch.Tensor` of shape `(batch_size, label_height, label_width)`, *optional*):
+                Measured depth in metres at any resolution; pixels that are not positive, not finite or (metric models)
+                above `config.max_depth` are ignored. Given them, the output has a `loss`.
+            output_attentions (`bool`, *optional*):
+                Whether to return attention weights; needs `attn_implementation="eager"`.
+            output_hidden_states (`bool` or `list[int]`, *optional*):
+                Whether to return the hidden states of both encoders; a list of indices keeps only those of the vision
+                encoder, with `None` in the place of the others.
+            output_prototype_attentions (`bool`, *optional*):
+                Whether to return what each patch read of each prototype; works with every `attn_implementation`.
+
+        Returns:
+            [`LLMMDEDepthEstimatorOutput`]
+
+        Raises:
+            ValueError: If a tensor has a shape that does not fit; the message names it.
+
+        Example:
+
+        ```python
+        >>> import torch
+        >>> from transformers.image_utils import load_image
+        >>> from llm_mde import LLMMDEForDepthEstimation, LLMMDEProcessor
+
+        >>> model = LLMMDEForDepthEstimation.from_pretrained("user/llm-mde-nyu")
+        >>> processor = LLMMDEProcessor.from_pretrained("user/llm-mde-nyu")
+        >>> image = load_image("room.jpg")
+        >>> inputs = processor(images=image, return_tensors="pt")
+        >>> with torch.no_grad():
+        ...     outputs = model(**inputs)
+        >>> depth = processor.post_process_depth_estimation(outputs, target_sizes=[image.size[::-1]])
+        >>> depth[0]["predicted_depth"]  # (height, width) in metres
+        ```
+        """
+        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        grid = self.vision_layout.grid(pixel_values)
+        pixel_values = pixel_values.to(self.depth_head.to_logits.weight.dtype)
+
+        vision_outputs = self._see(pixel_values, output_attentions)
+        last_patches = patch_tokens(vision_outputs.last_hidden_state, grid)
+
+        language_grid = largest_grid(grid, self.config.max_language_patches)
+        if language_grid != grid:
+            last_patches = map_to_tokens(F.adaptive_avg_pool2d(tokens_to_map(last_patches, grid), language_grid))
+        prototypes = self.text_prototypes(self.word_basis(self.get_input_embeddings().weight))
+        patches, prototype_attentions = self.reprogramming(
+            last_patches, prototypes, output_attentions=output_attentions or bool(output_prototype_attentions)
+        )
+
+        language_outputs, language_states = self._read(
+            patches, input_ids, attention_mask, output_attentions, output_hidden_states
+        )
+
+        logits = self.depth_head(
+            pixel_values, self._features(vision_outputs, grid), grid, language_states, language_grid
+        )
+        predicted_depth = self._depth(logits)
+        loss = None if labels is None else self._loss(predicted_depth, labels)
+
+        return LLMMDEDepthEstimatorOutput(
+            loss=loss,
+            predicted_depth=predicted_depth,
+            hidden_states=_select(vision_outputs.hidden_states, output_hidden_states),
+            attentions=vision_outputs.attentions if output_attentions else None,
+            language_model_output=language_outputs if output_hidden_states or output_attentions else None,
+            prototype_attentions=prototype_attentions,
+        )
+
+    def _see(self, pixel_values: Tensor, output_attentions: bool) -> ModelOutput:
+        """The vision encoder's states; position embeddings are interpolated to the size of the image."""
+        options = {"output_attentions": True} if output_attentions else {}
+        if "interpolate_pos_encoding" in inspect.signature(type(self.vision_tower).forward).parameters:
+            options["interpolate_pos_encoding"] = True
+        return self.vision_tower(pixel_values, output_hidden_states=True, **options)
+
+    def _features(self, vision_outputs: ModelOutput, grid: tuple[int, int]) -> list[Tensor]:
+        """Patch features of the layers the head reads, shallow to deep, each `(B, N, D)`."""
+        num_layers = self.vision_layout.num_layers
+        # Counted from the end: most encoders put the embeddings before the first layer, timm does not.
+        states = [vision_outputs.hidden_states[layer - num_layers - 1] for layer in self.feature_layers]
+        return [patch_tokens(state, grid) for state in states]
+
+    def _read(
+        self,
+        patches: Tensor,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        output_attentions: bool,
+        output_hidden_states: bool,
+    ) -> tuple[ModelOutput, Tensor]:
+        """The language model over prompt and patches, and its states of the patches, `(B, N, hidden_size)`."""
+        embeddings, mask = self._embed_prompt(patches, input_ids, attention_mask)
+        sequence = torch.cat([embeddings, patches], dim=1)  # (B, prompt_length + N, d)
+        mask = F.pad(mask, (0, patches.shape[1]), value=1)
+
+        # Padding moves behind the patches, wherever the tokenizer put it. So every row is numbered from 0 without a
+        # gap, and depth does not depend on what the other rows of the batch are asked, for any kind of position
+        # (learned, rotary, sliding window) and for decoders as well.
+        places = torch.where(mask > 0, mask.cumsum(1) - 1, mask.sum(1, keepdim=True) + (1 - mask).cumsum(1) - 1)
+        sequence = torch.zeros_like(sequence).scatter(1, places[..., None].expand_as(sequence), sequence)
+        packed_mask = torch.zeros_like(mask).scatter(1, places, mask)
+
+        options = {"output_attentions": True} if output_attentions else {}
+        outputs = self.language_model(
+            inputs_embeds=sequence,
+            attention_mask=packed_mask,
+            output_hidden_states=bool(output_hidden_states),
+            **options,
+        )
+        states = outputs.last_hidden_state
+        patch_places = places[:, -patches.shape[1] :, None].expand(-1, -1, states.shape[-1])
+        return outputs, states.gather(1, patch_places)
+
+    def _embed_prompt(
+        self, patches: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Embedded prompts `(B, prompt_length, d)` and their 0/1 mask `(B, prompt_length)`."""
+        batch_size = patches.shape[0]
+        if not self.config.use_prompt:
+            return patches[:, :0], patches.new_zeros((batch_size, 0), dtype=torch.long)
+        if input_ids is None:
+            default_prompt = torch.tensor(self.config.default_prompt_ids, device=patches.device)
+            input_ids, attention_mask = default_prompt.expand(batch_size, -1), None
+        if input_ids.ndim != 2 or input_ids.shape[0] != batch_size:
+            raise ValueError(
+                f"`input_ids` is {tuple(input_ids.shape)} for {batch_size} images; it must be (batch_size, "
+                "prompt_length), one prompt for each image."
+            )
+        if input_ids.shape[1] > self.config.max_prompt_length:
+            raise ValueError(
+                f"`input_ids` has {input_ids.shape[1]} tokens; the model takes at most `config.max_prompt_length`, "
+                f"{self.config.max_prompt_length}. Give the processor the same `max_prompt_length`."
+            )
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if attention_mask.shape != input_ids.shape:
+            raise ValueError(
+                f"`attention_mask` is {tuple(attention_mask.shape)} but `input_ids` is {tuple(input_ids.shape)}; the "
+                "two must have one shape."
+            )
+        embeddings = self.get_input_embeddings()(input_ids).to(patches.dtype)
+        return embeddings, (attention_mask > 0).long()
+
+    def _depth(self, logits: Tensor) -> Tensor:
+        """Logits to depth, in float32 (or float64): half precision would round metres to 0.4 %."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.config.depth_estimation_type == "relative":
+            return F.softplus(logits) + self.config.min_depth
+        min_depth, max_depth = self.config.min_depth, self.config.max_depth
+        return min_depth + (max_depth - min_depth) * logits.sigmoid()
+
+    def _loss(self, predicted_depth: Tensor, labels: Tensor) -> Tensor:
+        if labels.ndim != 3 or labels.shape[0] != predicted_depth.shape[0]:
+            raise ValueError(
+                f"`labels` is {tuple(labels.shape)} for {predicted_depth.shape[0]} images; it must be (batch_size, "
+                "height, width) in metres, 0 where depth is missing."
+            )
+        # The prediction is resized, never the labels: interpolating them would invent depth across holes and edges.
+        resized = _resize(predicted_depth.unsqueeze(1), tuple(labels.shape[-2:])).squeeze(1)
+        if self.config.depth_estimation_type == "relative":
+            return silog_loss(resized, labels, variance_focus=1.0)
+        return silog_loss(resized, labels, self.config.variance_focus, max_depth=self.config.max_depth)
+
+    @torch.no_grad()
+    def convert_prototypes(self, parametrization: str) -> "LLMMDEForDepthEstimation":
+        r"""
+        Changes how the text prototypes are parametrised without changing the prototypes: `"vocabulary"` to `"compact"`
+        as $A = M Q$, and back as $M = A Q^\top$, the smallest such map. In place; returns the model.
+
+        Raises:
+            ValueError: If `parametrization` is neither of the two.
+        """
+        if parametrization not in ("compact", "vocabulary"):
+            raise ValueError(f"`parametrization` is {parametrization!r}; it must be 'compact' or 'vocabulary'.")
+        if parametrization == self.config.prototype_parametrization:
+            return self
+        word_embeddings = self.get_input_embeddings().weight
+        old, prototypes = self.text_prototypes, self.text_prototypes(self.word_basis(word_embeddings))
+        q, r = embedding_basis(word_embeddings)
+        self.config.prototype_parametrization = parametrization
+        self.word_basis = LLMMDEWordBasis(self.config, old.vocab_size).to(old.weight)
+        self.word_basis.reset_parameters(word_embeddings)
+        self.text_prototypes = LLMMDETextPrototypes(self.config, old.vocab_size).to(old.weight)
+        in_basis = _in_basis(prototypes, r)  # A, whichever way the prototypes were written before
+        self.text_prototypes.weight.copy_(in_basis if parametrization == "compact" else in_basis @ q.T)
+        self.train(self.training)
+        return self
+
+    @torch.no_grad()
+    def nearest_words(self, prototype: int, k: int = 10) -> list[tuple[int, float]]:
+        r"""
+        The words a prototype is made of, strongest first.
+
+        The map $m = P_i R^{-1} Q^\top$ is the smallest combination of words that gives prototype $i$. A word's share
+        is compared with the share it has in its own embedding, since rare directions of $E$ carry more: the score is
+        the cosine between the prototype and the word after $E$ has been whitened. It does not depend on the
+        parametrisation, and is 1 for a prototype that is one word.
+
+        Args:
+            prototype (`int`): Which prototype, from 0.
+            k (`int`, *optional*, defaults to 10): How many words.
+
+        Returns:
+            `list[tuple[int, float]]`: Token ids with their score in [-1, 1]; a tokenizer's `convert_ids_to_tokens`
+            spells them.
+
+        Raises:
+            ValueError: If `prototype` or `k` is out of range.
+        """
+        word_embeddings = self.get_input_embeddings().weight
+        prototypes = self.text_prototypes(self.word_basis(word_embeddings))
+        if not 0 <= prototype < prototypes.shape[0]:
+            raise ValueError(f"`prototype` is {prototype}; it must be in [0, {prototypes.shape[0]}).")
+        if not 1 <= k <= word_embeddings.shape[0]:
+            raise ValueError(f"`k` is {k}; it must be in [1, {word_embeddings.shape[0]}], the vocabulary.")
+        q, r = embedding_basis(word_embeddings)
+        scores = F.cosine_similarity(_in_basis(prototypes[prototype : prototype + 1], r), q, dim=-1)
+        best = scores.topk(k)
+        return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+
+def _in_basis(prototypes: Tensor, r: Tensor) -> Tensor:
+    """A of P = A R, by least squares, since R is singular for a vocabulary smaller than the embedding."""
+    return torch.linalg.lstsq(r.T, prototypes.float().T, driver="gelsd").solution.T
+
+
+def _select(hidden_states: tuple[Tensor, ...], selection: bool | list[int] | None) -> tuple[Tensor | None, ...] | None:
+    if selection is None or isinstance(selection, bool):
+        return hidden_states if selection else None
+    kept = {index % len(hidden_states) for index in selection}
+    return tuple(state if index in kept else None for index, state in enumerate(hidden_states))
+
+
+def _default_head_sizes(vision_width: int) -> list[int]:
+    """(256, 128, 64, 32, 16) for ViT-B."""
+    return [max(8, round(vision_width / 3 / 2**stage / 8) * 8) for stage in range(5)]
+
+
+def _default_feature_layers(num_layers: int, count: int) -> list[int]:
+    """(3, 6, 9, 12) for ViT-B: equal distances, ending with the last; a shallow encoder repeats layers."""
+    return [max(1, round(num_layers * (index + 1) / count)) for index in range(count)]
+
+
+def _encoder_from_config(config) -> PreTrainedModel:
+    return AutoModel.from_config(config, **_without_pooler(config))
+
+
+def _encoder_from_pretrained(name: str, part: str, dtype: torch.dtype) -> PreTrainedModel:
+    """One encoder of a checkpoint; of CLIP, SigLIP and other pairs the tower named by `part`."""
+    config = AutoConfig.from_pretrained(name)
+    config = getattr(config, part, config)
+    model_class = MODEL_MAPPING[type(config)]
+    return model_class.from_pretrained(name, config=config, dtype=dtype, **_without_pooler(config))
+
+
+def _without_pooler(config) -> dict[str, bool]:
+    """The option that leaves out a pooling layer, which nothing here reads, where the encoder has it."""
+    model_class = MODEL_MAPPING[type(config)]
+    accepted = inspect.signature(model_class.__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
+
+
+def _spell_default_prompt(text: str, overrides: dict) -> list[int] | None:
+    default_prompt = (
+        overrides.get("default_prompt") or inspect.signature(LLMMDEConfig).parameters["default_prompt"].default
+    )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(text)
+    except (OSError, ValueError) as error:
+        logger.warning(f"`text` {text!r} has no tokenizer, so the default prompt cannot be spelled: {error}")
+        return None
+    return tokenizer(default_prompt)["input_ids"]
+
+
+__all__ = ["LLMMDEDepthEstimatorOutput", "LLMMDEForDepthEstimation", "LLMMDEPreTrainedModel"]

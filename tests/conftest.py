@@ -1,0 +1,88 @@
+"""Small configurations and models, built in memory; nothing is downloaded."""
+
+import os
+
+import pytest
+import torch
+from transformers import BertConfig, ViTConfig
+
+from llm_mde import LLMMDEConfig, LLMMDEForDepthEstimation, LLMMDEImageProcessor, LLMMDEProcessor
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+VOCAB_SIZE = 99
+
+
+def make_config(vision_config=None, text_config=None, **overrides) -> LLMMDEConfig:
+    """A model of some 60 thousand weights that reads 32 x 32 pixels as 4 x 4 patches."""
+    if vision_config is None:
+        vision_config = ViTConfig(
+            image_size=32,
+            patch_size=8,
+            hidden_size=32,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            intermediate_size=37,
+        )
+    if text_config is None:
+        text_config = BertConfig(
+            vocab_size=VOCAB_SIZE,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=37,
+            max_position_embeddings=64,
+        )
+    overrides = {"num_prototypes": 10, "default_prompt_ids": [2, 7, 5, 3], **overrides}
+    return LLMMDEConfig(vision_config=vision_config, text_config=text_config, **overrides)
+
+
+def make_model(*args, **overrides) -> LLMMDEForDepthEstimation:
+    torch.manual_seed(0)
+    return LLMMDEForDepthEstimation(make_config(*args, **overrides)).eval()
+
+
+def make_pair(max_prompt_length: int = 96, **overrides) -> tuple[LLMMDEForDepthEstimation, LLMMDEProcessor]:
+    """A model and a processor that writes prompts in its vocabulary."""
+    from tests.processing.conftest import make_bert_tokenizer
+
+    tokenizer = make_bert_tokenizer()
+    text_config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=37,
+        max_position_embeddings=256,
+    )
+    image_processor = LLMMDEImageProcessor(size={"height": 32, "width": 32})
+    processor = LLMMDEProcessor(image_processor, tokenizer, max_prompt_length=max_prompt_length)
+    overrides = {
+        "max_prompt_length": 96,
+        "default_prompt_ids": processor.default_prompt_ids(),
+        **overrides,
+    }
+    return make_model(text_config=text_config, **overrides), processor
+
+
+@pytest.fixture
+def config() -> LLMMDEConfig:
+    return make_config()
+
+
+@pytest.fixture
+def model() -> LLMMDEForDepthEstimation:
+    return make_model()
+
+
+@pytest.fixture
+def pixel_values() -> torch.Tensor:
+    """Two images of 32 x 32 pixels."""
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def prompts() -> dict[str, torch.Tensor]:
+    """Two prompts of 7 and 4 tokens, padded on the left."""
+    input_ids = torch.tensor([[2, 11, 12, 13, 14, 15, 3], [0, 0, 0, 2, 21, 22, 3]])
+    return {"input_ids": input_ids, "attention_mask": (input_ids > 0).long()}

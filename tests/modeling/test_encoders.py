@@ -1,0 +1,185 @@
+"""Every supported vision encoder and language model, in tiny form."""
+
+import pytest
+import torch
+from transformers import (
+    AlbertConfig,
+    BertConfig,
+    DeiTConfig,
+    Dinov2Config,
+    Dinov2WithRegistersConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    GPT2Config,
+    LlamaConfig,
+    ModernBertConfig,
+    OPTConfig,
+    Qwen2Config,
+    Qwen3Config,
+    ResNetConfig,
+    RobertaConfig,
+    SiglipVisionConfig,
+    T5Config,
+    TimmWrapperConfig,
+    ViTConfig,
+)
+
+from llm_mde import LLMMDEForDepthEstimation
+from tests.conftest import VOCAB_SIZE, make_config, make_model
+
+VIT = dict(
+    hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=37, image_size=32, patch_size=8
+)
+VISION = {
+    "vit": ViTConfig(**VIT),
+    "deit": DeiTConfig(**VIT),
+    "dinov2": Dinov2Config(**{**VIT, "mlp_ratio": 2}),
+    "dinov2-registers": Dinov2WithRegistersConfig(**{**VIT, "mlp_ratio": 2, "num_register_tokens": 4}),
+    "siglip": SiglipVisionConfig(**VIT),
+    "timm": TimmWrapperConfig(
+        architecture="vit_tiny_patch16_224",
+        model_args={"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2},
+    ),
+}
+SPECIAL_TOKENS = {"vit": 1, "deit": 2, "dinov2": 1, "dinov2-registers": 5, "siglip": 0, "timm": 1}
+
+LM = dict(vocab_size=VOCAB_SIZE, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=37)
+ROTARY = dict(**LM, num_key_value_heads=1, head_dim=16, max_position_embeddings=64)
+LANGUAGE = {
+    "bert": BertConfig(**LM, max_position_embeddings=64),
+    "distilbert": DistilBertConfig(
+        vocab_size=VOCAB_SIZE, dim=32, n_layers=2, n_heads=2, hidden_dim=37, max_position_embeddings=64
+    ),
+    "roberta": RobertaConfig(**LM, max_position_embeddings=66, pad_token_id=1),
+    "modernbert": ModernBertConfig(
+        **LM, max_position_embeddings=64, local_attention=4, pad_token_id=0, eos_token_id=2, cls_token_id=1
+    ),
+    "albert": AlbertConfig(**LM, embedding_size=16, max_position_embeddings=64),
+    "electra": ElectraConfig(**LM, embedding_size=16, max_position_embeddings=64),
+    "gpt2": GPT2Config(vocab_size=VOCAB_SIZE, n_embd=32, n_layer=2, n_head=2, n_positions=64, bos_token_id=1),
+    "opt": OPTConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=32,
+        word_embed_proj_dim=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        ffn_dim=37,
+        max_position_embeddings=64,
+    ),
+    "llama": LlamaConfig(**ROTARY),
+    "qwen2": Qwen2Config(**LM, num_key_value_heads=1, max_position_embeddings=64),
+    "qwen3": Qwen3Config(**ROTARY),
+}
+
+
+def tokens_before_patches(model, pixel_values) -> int:
+    rows, columns = model.vision_layout.grid(pixel_values)
+    return model.vision_tower(pixel_values).last_hidden_state.shape[1] - rows * columns
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_any_vision_encoder_gives_a_depth_for_every_pixel(name, pixel_values):
+    model = make_model(vision_config=VISION[name])
+    assert tokens_before_patches(model, pixel_values) == SPECIAL_TOKENS[name]
+    with torch.no_grad():
+        assert model(pixel_values).predicted_depth.shape == (2, 32, 32)
+        wide = torch.randn(1, 3, 24, 56)
+        assert model(wide).predicted_depth.shape == (1, 24, 56)
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_every_patch_reaches_the_language_model_and_no_special_token_does(name, pixel_values):
+    """The authors' release drops the last patch and keeps the class token."""
+    model = make_model(vision_config=VISION[name])
+    seen = []
+    model.reprogramming.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    with torch.no_grad():
+        model(pixel_values)
+        expected = model.vision_tower(pixel_values).last_hidden_state[:, SPECIAL_TOKENS[name] :]
+    torch.testing.assert_close(seen[0], expected)
+    assert seen[0].shape[1] == 16
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_a_vision_encoder_survives_saving_and_loading(name, pixel_values, tmp_path):
+    model = make_model(vision_config=VISION[name])
+    model.save_pretrained(tmp_path)
+    loaded = LLMMDEForDepthEstimation.from_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(loaded(pixel_values).predicted_depth, model(pixel_values).predicted_depth)
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_batch_of_two_equals_two_batches_of_one(name, pixel_values, prompts):
+    model = make_model(text_config=LANGUAGE[name])
+    with torch.no_grad():
+        both = model(pixel_values, **prompts).predicted_depth
+        first = model(pixel_values[:1], input_ids=prompts["input_ids"][:1]).predicted_depth
+        second = model(pixel_values[1:], input_ids=prompts["input_ids"][1:, 3:]).predicted_depth
+    torch.testing.assert_close(both, torch.cat([first, second]), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_padding_on_the_right_equals_padding_on_the_left(name, pixel_values, prompts):
+    model = make_model(text_config=LANGUAGE[name])
+    right = {key: torch.stack([value[0], value[1].roll(-3)]) for key, value in prompts.items()}
+    assert right["attention_mask"].tolist() == [[1] * 7, [1] * 4 + [0] * 3]
+    with torch.no_grad():
+        left_depth = model(pixel_values, **prompts).predicted_depth
+        right_depth = model(pixel_values, **right).predicted_depth
+    torch.testing.assert_close(right_depth, left_depth, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_the_prompt_and_the_patches_both_matter(name, pixel_values, prompts):
+    model = make_model(text_config=LANGUAGE[name])
+    with torch.no_grad():
+        depth = model(pixel_values, **prompts).predicted_depth
+        other_prompt = model(pixel_values, input_ids=prompts["input_ids"] + 30).predicted_depth
+        swapped = model(pixel_values.flip(0), **prompts).predicted_depth
+    assert (depth - other_prompt).abs().max() > 1e-5
+    assert (depth - swapped).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["albert", "roberta", "modernbert", "gpt2", "llama"])
+def test_a_language_model_survives_saving_and_loading(name, pixel_values, prompts, tmp_path):
+    model = make_model(text_config=LANGUAGE[name])
+    model.save_pretrained(tmp_path)
+    loaded = LLMMDEForDepthEstimation.from_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(
+            loaded(pixel_values, **prompts).predicted_depth, model(pixel_values, **prompts).predicted_depth
+        )
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_patches_beyond_the_positions_are_pooled_instead_of_crashing(name):
+    model = make_model(text_config=LANGUAGE[name], max_prompt_length=8)
+    assert model.config.max_language_patches == 56
+    with torch.no_grad():
+        outputs = model(torch.randn(1, 3, 80, 160), output_prototype_attentions=True)  # 10 x 20 patches
+    assert outputs.predicted_depth.shape == (1, 80, 160)
+    assert outputs.prototype_attentions.shape[2] == 5 * 11  # the largest grid of about that shape below 56
+
+
+def test_a_pooled_picture_still_shows_every_patch_to_the_head():
+    model = make_model(max_prompt_length=8)
+    pixel_values = torch.zeros(1, 3, 80, 160)
+    changed = pixel_values.clone()
+    changed[..., :8, :8] += 1  # one patch, which pooling averages with its neighbours
+    with torch.no_grad():
+        difference = (model(changed).predicted_depth - model(pixel_values).predicted_depth).abs()[0]
+    assert difference[:8, :8].mean() > 3 * difference[40:, 80:].mean()
+
+
+def test_an_encoder_without_patches_is_refused():
+    resnet = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1])
+    with pytest.raises(ValueError, match="vision_config"):
+        make_model(vision_config=resnet)
+    with pytest.raises(ValueError, match=r"vision_config\.architecture"):
+        make_model(vision_config=TimmWrapperConfig(architecture="resnet18"))
+
+
+def test_an_encoder_decoder_language_model_is_refused():
+    with pytest.raises(ValueError, match=r"text_config.*encoder-decoder"):
+        make_config(text_config=T5Config())

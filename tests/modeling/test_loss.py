@@ -1,0 +1,81 @@
+import math
+
+import pytest
+import torch
+
+from llm_mde import silog_loss
+
+
+def test_a_constant_factor_is_pure_scale_error():
+    labels = torch.tensor([[[1.0, 2.0, 0.0]]])
+    loss = silog_loss(2 * labels + (labels == 0), labels, variance_focus=0.85)
+    torch.testing.assert_close(loss, torch.tensor(math.log(2) * math.sqrt(0.15)))
+
+
+def test_at_full_variance_focus_a_constant_factor_costs_nothing():
+    labels = torch.rand(2, 4, 4) + 1
+    assert silog_loss(3 * labels, labels, variance_focus=1.0) < 1e-3
+
+
+def test_loss_equals_the_formula_redone_by_hand():
+    predicted_depth = torch.tensor([[[1.0, 4.0]], [[2.0, 3.0]]])
+    labels = torch.tensor([[[2.0, 2.0]], [[0.0, 3.0]]])
+    d = [math.log(1 / 2), math.log(4 / 2), 0.0]  # the pixels of all images together, the missing one left out
+    expected = math.sqrt(sum(x * x for x in d) / 3 - 0.5 * (sum(d) / 3) ** 2)
+    torch.testing.assert_close(silog_loss(predicted_depth, labels, variance_focus=0.5), torch.tensor(expected))
+
+
+@pytest.mark.parametrize("missing", [0.0, -1.0, math.nan, math.inf, -math.inf, 10.5])
+def test_loss_ignores_pixels_without_label(missing):
+    predicted_depth = torch.tensor([[[1.0, 2.0, 3.0]]], requires_grad=True)
+    labels = torch.tensor([[[2.0, 3.0, missing]]])
+    loss = silog_loss(predicted_depth, labels, max_depth=10.0)
+    torch.testing.assert_close(loss, silog_loss(predicted_depth[..., :2], labels[..., :2]))
+    loss.backward()
+    assert predicted_depth.grad[0, 0, 2] == 0
+    assert predicted_depth.grad.isfinite().all()
+
+
+def test_a_label_at_the_maximum_counts():
+    labels = torch.tensor([[[10.0]]])
+    assert silog_loss(labels / 2, labels, max_depth=10.0) > 0.1
+
+
+def test_no_label_at_all_costs_nothing_and_keeps_the_graph():
+    predicted_depth = torch.ones(1, 2, 2, requires_grad=True)
+    loss = silog_loss(predicted_depth, torch.zeros(1, 2, 2))
+    loss.backward()
+    assert loss == 0
+    assert torch.equal(predicted_depth.grad, torch.zeros(1, 2, 2))
+
+
+def test_a_perfect_prediction_has_a_finite_gradient():
+    """The slope of the square root at 0 is infinite."""
+    predicted_depth = torch.full((1, 2, 2), 3.0, requires_grad=True)
+    loss = silog_loss(predicted_depth, torch.full((1, 2, 2), 3.0))
+    loss.backward()
+    assert loss < 1e-5
+    assert predicted_depth.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype):
+    predicted_depth = torch.rand(2, 8, 8).to(dtype) + 1
+    labels = torch.rand(2, 8, 8) + 1
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = silog_loss(predicted_depth, labels)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, silog_loss(predicted_depth.float(), labels))
+
+
+def test_the_gradient_is_right():
+    predicted_depth = torch.rand(1, 3, 3, dtype=torch.float64) + 1
+    labels = torch.rand(1, 3, 3, dtype=torch.float64) + 1
+    labels[0, 0, 0] = math.nan
+    predicted_depth.requires_grad_()
+    assert torch.autograd.gradcheck(lambda depth: silog_loss(depth, labels), predicted_depth)
+
+
+def test_different_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"`labels` is \(1, 2, 3\) but `predicted_depth` is \(1, 2, 2\)"):
+        silog_loss(torch.ones(1, 2, 2), torch.ones(1, 2, 3))
