@@ -607,10 +607,18 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
         )
 
     def _see(self, pixel_values: Tensor, output_attentions: bool) -> ModelOutput:
-        """The vision encoder's states; position embeddings are interpolated to the size of the image."""
+        """The vision encoder's states; position embeddings are interpolated if the image is not of its own size."""
         options = {"output_attentions": True} if output_attentions else {}
         if "interpolate_pos_encoding" in inspect.signature(type(self.vision_tower).forward).parameters:
-            options["interpolate_pos_encoding"] = True
+            image_size = self.config.vision_config.image_size
+            own_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+            options["interpolate_pos_encoding"] = tuple(pixel_values.shape[-2:]) != own_size
+            if options["interpolate_pos_encoding"] and own_size[0] != own_size[1]:
+                raise ValueError(
+                    f"`pixel_values` is {tuple(pixel_values.shape[-2:])} but the vision encoder was made for "
+                    f"{own_size}, and Transformers interpolates position embeddings from squares only; resize to that "
+                    "size, or build the encoder with a square `image_size`."
+                )
         return self.vision_tower(pixel_values, output_hidden_states=True, **options)
 
     def _features(self, vision_outputs: ModelOutput, grid: tuple[int, int]) -> list[Tensor]:

@@ -183,3 +183,14 @@ def test_an_encoder_without_patches_is_refused():
 def test_an_encoder_decoder_language_model_is_refused():
     with pytest.raises(ValueError, match=r"text_config.*encoder-decoder"):
         make_config(text_config=T5Config())
+
+
+def test_an_encoder_made_for_an_oblong_reads_that_size_and_refuses_others():
+    """Transformers interpolates the position embeddings of a ViT from a square grid only."""
+    model = make_model(vision_config=ViTConfig(**{**VIT, "image_size": (24, 40)}))
+    with torch.no_grad():
+        assert model(torch.randn(1, 3, 24, 40)).predicted_depth.shape == (1, 24, 40)
+    with pytest.raises(
+        ValueError, match=r"`pixel_values` is \(32, 32\) but the vision encoder was made for \(24, 40\)"
+    ):
+        model(torch.randn(1, 3, 32, 32))
