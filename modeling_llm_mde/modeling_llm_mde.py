@@ -341,7 +341,8 @@ class LLMMDEDepthHead(nn.Module):
 
     The first stage joins the language model's patch states with the deepest vision layer on the patch grid. Each
     further stage works at 1/8, 1/4, 1/2, 1/1 of the image with half the channels (so that all cost about the same) and
-    adds a shallower vision layer and, from 1/4 on, a convolution of the image itself, where edges are exact.
+    adds a shallower vision layer and the image stem at that resolution: a few convolutions of the image itself, where
+    edges are exact.
     """
 
     def __init__(self, sizes: list[int], vision_width: int, language_width: int, num_channels: int):
@@ -351,12 +352,13 @@ class LLMMDEDepthHead(nn.Module):
         self.vision_projections = nn.ModuleList(LLMMDEFeatureProjection(vision_width, size) for size in sizes[:-1])
         self.blocks = nn.ModuleList(LLMMDEResidualBlock(size) for size in sizes)
         self.reductions = nn.ModuleList(nn.Conv2d(before, after, kernel_size=1) for before, after in pairwise(sizes))
-        # The image stem, from full resolution (first) to a quarter, each level with the channels of its stage.
-        stem_sizes = [num_channels, *sizes[:0:-1][:3]]
+        # The image stem, from full resolution (first) to an eighth, each level with the channels of its stage.
+        stem_sizes = [num_channels, *sizes[:0:-1][:4]]
         self.stem = nn.ModuleList(
             nn.Conv2d(before, after, kernel_size=3, stride=1 if level == 0 else 2, padding=1)
             for level, (before, after) in enumerate(pairwise(stem_sizes))
         )
+        self.stem_blocks = nn.ModuleList(LLMMDEResidualBlock(size) for size in stem_sizes[2:])
         self.to_logits = LLMMDEDepthLogits(sizes[-1], 1, kernel_size=3, padding=1)
 
     def forward(
@@ -380,7 +382,7 @@ class LLMMDEDepthHead(nn.Module):
         image_features = {}
         edges = pixel_values.contiguous(memory_format=torch.channels_last)
         for level, convolution in enumerate(self.stem):
-            edges = convolution(F.relu(edges) if level > 0 else edges)
+            edges = self.stem_blocks[level - 1](convolution(F.relu(edges))) if level > 0 else convolution(edges)
             image_features[2**level] = edges
 
         deep_to_shallow = vision_features[::-1]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from llm_mde.processing import DEPTH_WORDS, ImageStatistics, write_prompt
 
-
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image

@@ -290,7 +290,7 @@ def test_the_head_costs_little_beside_the_encoders_at_the_sizes_of_the_paper():
         with torch.no_grad(), FlopCounterMode(display=False) as head:
             model.depth_head(pixel_values, [patches] * 4, (14, 14), patches, (14, 14))
     assert head.get_total_flops() < 0.15 * floor.get_total_flops()
-    assert sum(p.numel() for p in model.depth_head.parameters()) < 2.5e6
+    assert sum(p.numel() for p in model.depth_head.parameters()) < 3e6
 
 
 # ---------------------------------------------------------------------------------------------- precision, tools

@@ -1,0 +1,90 @@
+"""`llm-mde demo` from the first argument to the last file, on a handful of frames and two training steps."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llm_mde.cli import main
+from llm_mde.cli.demo import build_tokenizer
+from llm_mde.processing import DEPTH_WORDS, ImageStatistics, read_depth_png, write_depth_png, write_prompt
+
+
+@pytest.fixture
+def frames(tmp_path):
+    """Ten pairs in the layout a user makes in a minute: rgb/ and depth/ with the same names."""
+    generator = np.random.default_rng(0)
+    folder = tmp_path / "frames"
+    for name in ("rgb", "depth"):
+        (folder / name).mkdir(parents=True)
+    for index in range(10):
+        image = generator.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        Image.fromarray(image).save(folder / "rgb" / f"{index}.png")
+        write_depth_png(folder / "depth" / f"{index}.png", generator.uniform(1, 5, (48, 64)).astype(np.float32))
+    return folder
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_a_picture_metres_prompts_metrics_and_a_model(frames, tmp_path, capsys):
+    pytest.importorskip("accelerate")
+    pytest.importorskip("matplotlib")
+    skimage_data = pytest.importorskip("skimage.data")
+    output = tmp_path / "output"
+    for _ in range(2):  # a second run replaces the first
+        main(["demo", "--data", str(frames), "--output", str(output), "--steps", "2"])
+    printed = capsys.readouterr().out
+    assert "the median" in printed
+    assert "demonstration" in printed
+
+    report = json.loads((output / "metrics.json").read_text())
+    assert len(report["validation"]) == 2
+    assert all(row["num_images"] == 2 and 0 < row["abs_rel"] < 10 for row in report["validation"].values())
+    assert set(report["photographs"]) == {"held-out frame", "motorcycle"}
+
+    depth = read_depth_png(output / "motorcycle_depth_mm.png")
+    with Image.open(output / "motorcycle_depth_mm.png") as stored:
+        assert stored.mode.startswith("I")
+    assert depth.shape == skimage_data.stereo_motorcycle()[0].shape[:2]
+    assert 0 < depth.min() <= depth.max() <= 10
+    assert "Pixel values range from" in (output / "motorcycle_prompt.txt").read_text()
+    with Image.open(output / "picture.png") as picture:
+        assert picture.width > 3 * 240
+    assert (output / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "0"], "`--steps` is 0"),
+        (["--data", "/no/such/folder"], "there is no such folder"),
+    ],
+)
+def test_a_wrong_argument_ends_in_one_line(arguments, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(["demo", "--output", str(tmp_path / "output"), *arguments])
+    assert exit_info.value.code == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+
+
+def test_the_tokenizer_of_the_demo_spells_every_prompt_without_unknown_words():
+    tokenizer = build_tokenizer()
+    for word in DEPTH_WORDS:
+        prompt = write_prompt(ImageStatistics(0, 255, 117, word), dataset="A Zürich tram, 80 metres (or more)!")
+        ids = tokenizer(prompt)["input_ids"]
+        assert tokenizer.unk_token_id not in ids
+        assert len(ids) <= 128
+
+
+def test_the_motorcycle_is_as_far_away_as_its_calibration_says():
+    """Middlebury 2014: depth between about 2 and 5 metres."""
+    pytest.importorskip("skimage.data")
+    from llm_mde.cli.demo import _real_photographs
+
+    motorcycle, coffee = _real_photographs(None)
+    measured = motorcycle.depth[motorcycle.depth > 0]
+    assert 1.9 < measured.min() < 2.5
+    assert 4 < measured.max() < 5.5
+    assert coffee.depth is None
