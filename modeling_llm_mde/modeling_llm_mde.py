@@ -1,14 +1,13 @@
 """LLM-MDE: metric depth from one photograph, guided by a language model (arXiv 2409.01133).
 
-The file reads from small to large: feature layout, text prototypes, reprogramming, depth head, and last
-`LLMMDEForDepthEstimation`, whose `forward` follows the paper's overview figure.
+How text prototypes and patches meet is in `reprogramming_llm_mde.py`, how features become pixels in
+`depth_head_llm_mde.py`. Here they are put between the two encoders: `LLMMDEForDepthEstimation.forward` follows the
+paper's overview figure.
 """
 
 import inspect
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +18,16 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
 from .configuration_llm_mde import LLMMDEConfig
+from .depth_head_llm_mde import LLMMDEDepthHead, LLMMDEDepthLogits, map_to_tokens, resize_map, tokens_to_map
 from .loss_llm_mde import silog_loss
 from .pipeline_llm_mde import LLMMDEDepthEstimationPipeline  # noqa: F401 (so that saving copies it beside the weights)
+from .reprogramming_llm_mde import (
+    LLMMDEReprogramming,
+    LLMMDETextPrototypes,
+    LLMMDEWordBasis,
+    embedding_basis,
+    weights_in_basis,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -105,16 +112,6 @@ class VisionLayout:
         return height // self.patch_height, width // self.patch_width
 
 
-def tokens_to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Patch features `(B, N, D)` as a picture `(B, D, rows, columns)`; channels-last in memory, nothing is copied."""
-    return tokens.transpose(1, 2).unflatten(2, grid)
-
-
-def map_to_tokens(feature_map: Tensor) -> Tensor:
-    """The inverse of `tokens_to_map`."""
-    return feature_map.flatten(2).transpose(1, 2)
-
-
 def patch_tokens(hidden_state: Tensor, grid: tuple[int, int]) -> Tensor:
     """Patch features `(B, N, D)` of an encoder's hidden state, without the special tokens in front of them.
 
@@ -140,269 +137,6 @@ def largest_grid(grid: tuple[int, int], max_patches: int | None) -> tuple[int, i
     low_rows, low_columns = max(1, int(rows * shrink)), max(1, int(columns * shrink))
     candidates = [(r, min(columns, low_columns + 1, max_patches // r)) for r in (low_rows, low_rows + 1) if r <= rows]
     return max(candidates, key=lambda cells: cells[0] * cells[1])
-
-
-class ExactMemo:
-    """Remembers one result for as long as every tensor it was computed from is unchanged, bit for bit.
-
-    Version counters and storage addresses miss changes made through `.data`, as merging an adapter makes them, so the
-    tensors themselves are kept and compared: 0.3 % of a forward pass at the paper's sizes, where computing costs 4 %.
-    Used on the CPU, outside training and tracing; an accelerator computes the result sooner than it could compare.
-    The memo is no module and no buffer: checkpoints, copies and pickles of a model leave it behind.
-    """
-
-    def __init__(self):
-        self._entry = None
-
-    def __getstate__(self) -> dict:
-        return {"_entry": None}
-
-    def __call__(self, compute: Callable[[], tuple[Tensor, ...]], inputs: list[Tensor]) -> tuple[Tensor, ...]:
-        """`compute()`, or what it gave before if `inputs`, all that it reads, are as they were then."""
-        if (
-            torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
-            or any(tensor.device.type != "cpu" for tensor in inputs)
-        ):
-            self._entry = None
-            return compute()
-        context = (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"))
-        entry = self._entry  # read once: another thread may replace it
-        if entry is not None:
-            seen_context, seen, result = entry
-            if seen_context == context and len(seen) == len(inputs) and all(map(_identical, seen, inputs)):
-                return result
-        result = compute()
-        self._entry = (context, [tensor.detach().clone() for tensor in inputs], result)
-        return result
-
-
-def _identical(first: Tensor, second: Tensor) -> bool:
-    return first.dtype == second.dtype and first.shape == second.shape and torch.equal(first, second)
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """Whether a layer is what its parameters say: no adapter around it, nothing loading its weights on the fly."""
-    return type(module) in (nn.Linear, nn.LayerNorm) and not hasattr(module, "_hf_hook")
-
-
-class LLMMDEWordBasis(nn.Module):
-    r"""What the text prototypes are linear maps of: rows that span the frozen word embeddings.
-
-    With word embeddings $E$ of shape (vocabulary, d) the paper learns a map $M$ of shape (prototypes, vocabulary) and
-    reads $P = M E$: 30.5 M weights for BERT, and 47 GFLOP each time. That is the `vocabulary` parametrisation, whose
-    basis is $E$ itself. `compact` reaches the same prototypes: with the thin QR factorisation $E = Q R$ they are
-    $M E = (M Q) R = A R$. Its basis is $R$, of shape (d, d), and only $A$, of shape (prototypes, d), is learned.
-    Gradient descent on $A$, weight decay included, moves $P$ exactly as gradient descent on $M$ does, since the
-    gradient of $A$ is that of $M$ times $Q$, and $R^\top R = E^\top E$. ($Q$ is not stored; it is $E R^{-1}$.)
-
-    $R$ belongs to the language model rather than to what is learned, so an adapter need not carry it.
-    """
-
-    def __init__(self, config: LLMMDEConfig, vocab_size: int):
-        super().__init__()
-        self.weight = None
-        if config.prototype_parametrization == "compact":
-            rank = min(vocab_size, config.word_embedding_size)
-            self.weight = nn.Parameter(torch.empty(rank, config.word_embedding_size), requires_grad=False)
-
-    @torch.no_grad()
-    def reset_parameters(self, word_embeddings: Tensor) -> None:
-        if self.weight is not None and not getattr(self.weight, "_is_hf_initialized", False):
-            self.weight.copy_(embedding_basis(word_embeddings)[1])
-
-    def train(self, mode: bool = True) -> "LLMMDEWordBasis":
-        """Stays frozen in either mode: `from_pretrained` marks all it loads as trainable, then calls `eval()`."""
-        self.requires_grad_(False)
-        return super().train(mode)
-
-    def forward(self, word_embeddings: Tensor) -> Tensor:
-        """The basis, `(rank, d)`, of `(vocabulary, d)` word embeddings; no gradient reaches them through it."""
-        return word_embeddings.detach() if self.weight is None else self.weight.detach()
-
-
-class LLMMDETextPrototypes(nn.Module):
-    """Text prototypes, a learned linear map of the frozen word embeddings (LLM-MDE, Sec. 3; Time-LLM, Sec. 3.1).
-
-    The map has no bias, unlike the authors' release: it would shift all components of a prototype by one number, which
-    the normalisation in front of the attention takes out again.
-    """
-
-    def __init__(self, config: LLMMDEConfig, vocab_size: int):
-        super().__init__()
-        compact = config.prototype_parametrization == "compact"
-        rank = min(vocab_size, config.word_embedding_size) if compact else vocab_size
-        self.weight = nn.Parameter(torch.empty(config.num_prototypes, rank))
-        self.vocab_size = vocab_size
-        self._memo = ExactMemo()
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        # The variance of PyTorch's linear layer over all words; the same for A, as the columns of Q are orthonormal.
-        init.normal_(self.weight, mean=0.0, std=1.0 / math.sqrt(3 * self.vocab_size))
-
-    def forward(self, basis: Tensor) -> Tensor:
-        """Prototypes of shape `(num_prototypes, d)` from the `(rank, d)` word basis."""
-        (prototypes,) = self._memo(lambda: (self.weight @ basis,), [self.weight, basis])
-        return prototypes
-
-
-def embedding_basis(word_embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """Thin QR factorisation of `(vocabulary, d)` word embeddings in float32, with a positive diagonal of R."""
-    q, r = torch.linalg.qr(word_embeddings.float())
-    signs = torch.where(r.diagonal() < 0, -1.0, 1.0)
-    return q * signs, r * signs[:, None]
-
-
-class LLMMDEReprogramming(nn.Module):
-    """Cross-modal reprogramming: every patch attends to the text prototypes (LLM-MDE, Sec. 3).
-
-    Multi-head attention with queries from patches, keys and values from prototypes, each with a projection of its own
-    (the authors' release computes a value projection and then uses the keys as values). The prototypes are normalised
-    first, so that the attention starts neither flat nor peaked whatever the scale of the word embeddings.
-    """
-
-    def __init__(self, config: LLMMDEConfig, patch_width: int):
-        super().__init__()
-        width = config.word_embedding_size
-        self.num_heads = config.reprogramming_num_heads
-        self.prototype_norm = nn.LayerNorm(width)
-        self.patch_query = nn.Linear(patch_width, width)
-        self.prototype_key = nn.Linear(width, width)
-        self.prototype_value = nn.Linear(width, width)
-        self.to_embedding = nn.Linear(width, width)
-        self._memo = ExactMemo()
-
-    def project_prototypes(self, prototypes: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values, each `(num_heads, num_prototypes, head_width)`, computed once for unchanged weights."""
-        layers = (self.prototype_norm, self.prototype_key, self.prototype_value)
-
-        def project() -> tuple[Tensor, Tensor]:
-            normed = self.prototype_norm(prototypes)
-            key, value = self.prototype_key(normed), self.prototype_value(normed)
-            return tuple(x.unflatten(-1, (self.num_heads, -1)).transpose(0, 1) for x in (key, value))
-
-        if not all(map(_is_plain, layers)):
-            return project()
-        return self._memo(project, [prototypes, *(p for layer in layers for p in layer.parameters())])
-
-    def forward(
-        self, patches: Tensor, prototypes: Tensor, output_attentions: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """Patches `(B, N, D)` in the language model's embedding space, `(B, N, d)`, and what they read of each
-        prototype, `(B, num_heads, N, num_prototypes)`, or `None`."""
-        key, value = self.project_prototypes(prototypes)
-        query = self.patch_query(patches).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, width)
-        batch_size = query.shape[0]
-        key, value = (x.unsqueeze(0).expand(batch_size, -1, -1, -1) for x in (key, value))
-        attended = F.scaled_dot_product_attention(query, key, value)
-        attentions = None
-        if output_attentions:
-            attentions = (query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])).softmax(dim=-1)
-        return self.to_embedding(attended.transpose(1, 2).flatten(2)), attentions
-
-
-class LLMMDEResidualBlock(nn.Module):
-    """Pre-activation residual block with group normalisation, which reads one image at a time, so that training and
-    prediction compute the same and a batch of one is no special case."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.norm1 = nn.GroupNorm(channels // 8, channels)
-        self.conv1 = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
-        self.norm2 = nn.GroupNorm(channels // 8, channels)
-        self.conv2 = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        residual = hidden
-        hidden = self.conv1(F.relu(self.norm1(hidden)))
-        hidden = self.conv2(F.relu(self.norm2(hidden)))
-        return hidden + residual
-
-
-class LLMMDEFeatureProjection(nn.Module):
-    """Patch features to a stage's channels, `(B, N, D)` to `(B, channels, rows, columns)`."""
-
-    def __init__(self, width: int, channels: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(width)  # intermediate layers of an encoder differ in scale by orders of magnitude
-        self.linear = nn.Linear(width, channels)
-
-    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        return tokens_to_map(self.linear(self.norm(tokens)), grid)
-
-
-class LLMMDEDepthLogits(nn.Conv2d):
-    """The last convolution, a class of its own because it is initialised in its own way."""
-
-
-class LLMMDEDepthHead(nn.Module):
-    """Adaptation head: residual blocks that double the resolution from the patch grid to the image (LLM-MDE, Sec. 3).
-
-    The first stage joins the language model's patch states with the deepest vision layer on the patch grid. Each
-    further stage works at 1/8, 1/4, 1/2, 1/1 of the image with half the channels (so that all cost about the same) and
-    adds a shallower vision layer and the image stem at that resolution: a few convolutions of the image itself, where
-    edges are exact.
-    """
-
-    def __init__(self, sizes: list[int], vision_width: int, language_width: int, num_channels: int):
-        super().__init__()
-        self.strides = [2 ** (len(sizes) - 1 - stage) for stage in range(1, len(sizes))]
-        self.language_projection = LLMMDEFeatureProjection(language_width, sizes[0])
-        self.vision_projections = nn.ModuleList(LLMMDEFeatureProjection(vision_width, size) for size in sizes[:-1])
-        self.blocks = nn.ModuleList(LLMMDEResidualBlock(size) for size in sizes)
-        self.reductions = nn.ModuleList(nn.Conv2d(before, after, kernel_size=1) for before, after in pairwise(sizes))
-        # The image stem, from full resolution (first) to an eighth, each level with the channels of its stage.
-        stem_sizes = [num_channels, *sizes[:0:-1][:4]]
-        self.stem = nn.ModuleList(
-            nn.Conv2d(before, after, kernel_size=3, stride=1 if level == 0 else 2, padding=1)
-            for level, (before, after) in enumerate(pairwise(stem_sizes))
-        )
-        self.stem_blocks = nn.ModuleList(LLMMDEResidualBlock(size) for size in stem_sizes[2:])
-        self.to_logits = LLMMDEDepthLogits(sizes[-1], 1, kernel_size=3, padding=1)
-
-    def forward(
-        self,
-        pixel_values: Tensor,
-        vision_features: list[Tensor],
-        grid: tuple[int, int],
-        language_states: Tensor,
-        language_grid: tuple[int, int],
-    ) -> Tensor:
-        """Depth logits `(B, height, width)`.
-
-        Args:
-            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): The image.
-            vision_features (`list[torch.Tensor]`, each `(batch_size, num_patches, D)`): From shallow to deep.
-            grid (`tuple[int, int]`): Rows and columns of patches.
-            language_states (`torch.Tensor` of shape `(batch_size, num_language_patches, d)`): The language model's.
-            language_grid (`tuple[int, int]`): Rows and columns of `language_states`, at most `grid`.
-        """
-        height, width = pixel_values.shape[-2:]
-        image_features = {}
-        edges = pixel_values.contiguous(memory_format=torch.channels_last)
-        for level, convolution in enumerate(self.stem):
-            edges = self.stem_blocks[level - 1](convolution(F.relu(edges))) if level > 0 else convolution(edges)
-            image_features[2**level] = edges
-
-        deep_to_shallow = vision_features[::-1]
-        hidden = _resize(self.language_projection(language_states, language_grid), grid)
-        hidden = self.blocks[0](hidden + self.vision_projections[0](deep_to_shallow[0], grid))
-        for stage, stride in enumerate(self.strides, start=1):
-            size = (math.ceil(height / stride), math.ceil(width / stride))
-            hidden = _resize(self.reductions[stage - 1](hidden), size)
-            if stage < len(self.vision_projections):
-                hidden = hidden + _resize(self.vision_projections[stage](deep_to_shallow[stage], grid), size)
-            if stride in image_features:
-                hidden = hidden + image_features[stride]
-            hidden = self.blocks[stage](hidden)
-        return self.to_logits(F.relu(hidden)).squeeze(1)
-
-
-def _resize(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
-    if feature_map.shape[-2:] == size:
-        return feature_map
-    return F.interpolate(feature_map, size=size, mode="bilinear", align_corners=False)
 
 
 class LLMMDEPreTrainedModel(PreTrainedModel):
@@ -510,6 +244,21 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
+
+    def load_adapter(self, *args, **kwargs):
+        """As in Transformers, but refuses an adapter of which it would load only a part.
+
+        Raises:
+            ValueError: If modules the adapter saved whole stay as they were (Transformers 5.17 does not load them).
+        """
+        loading_info = super().load_adapter(*args, **kwargs)
+        lost = sorted(key for key in getattr(loading_info, "missing_keys", ()) if ".modules_to_save." in key)
+        if lost:
+            raise ValueError(
+                f"`load_adapter` did not load {len(lost)} weights, the first {lost[0]!r}, which the adapter saved "
+                "whole; use `PeftModel.from_pretrained(model, adapter)`, or update transformers."
+            )
+        return loading_info
 
     def enable_adapters(self) -> None:
         """Undoes `disable_adapters`, also for the modules an adapter saved whole, which Transformers 5.23 forgets."""
@@ -706,7 +455,7 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
                 "height, width) in metres, 0 where depth is missing."
             )
         # The prediction is resized, never the labels: interpolating them would invent depth across holes and edges.
-        resized = _resize(predicted_depth.unsqueeze(1), tuple(labels.shape[-2:])).squeeze(1)
+        resized = resize_map(predicted_depth.unsqueeze(1), tuple(labels.shape[-2:])).squeeze(1)
         if self.config.depth_estimation_type == "relative":
             return silog_loss(resized, labels, variance_focus=1.0)
         return silog_loss(resized, labels, self.config.variance_focus, max_depth=self.config.max_depth)
@@ -731,7 +480,7 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
         self.word_basis = LLMMDEWordBasis(self.config, old.vocab_size).to(old.weight)
         self.word_basis.reset_parameters(word_embeddings)
         self.text_prototypes = LLMMDETextPrototypes(self.config, old.vocab_size).to(old.weight)
-        in_basis = _in_basis(prototypes, r)  # A, whichever way the prototypes were written before
+        in_basis = weights_in_basis(prototypes, r)  # A, whichever way the prototypes were written before
         self.text_prototypes.weight.copy_(in_basis if parametrization == "compact" else in_basis @ q.T)
         self.train(self.training)
         return self
@@ -764,14 +513,9 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
         if not 1 <= k <= word_embeddings.shape[0]:
             raise ValueError(f"`k` is {k}; it must be in [1, {word_embeddings.shape[0]}], the vocabulary.")
         q, r = embedding_basis(word_embeddings)
-        scores = F.cosine_similarity(_in_basis(prototypes[prototype : prototype + 1], r), q, dim=-1)
+        scores = F.cosine_similarity(weights_in_basis(prototypes[prototype : prototype + 1], r), q, dim=-1)
         best = scores.topk(k)
         return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-
-
-def _in_basis(prototypes: Tensor, r: Tensor) -> Tensor:
-    """A of P = A R, by least squares, since R is singular for a vocabulary smaller than the embedding."""
-    return torch.linalg.lstsq(r.T, prototypes.float().T, driver="gelsd").solution.T
 
 
 def _select(hidden_states: tuple[Tensor, ...], selection: bool | list[int] | None) -> tuple[Tensor | None, ...] | None:

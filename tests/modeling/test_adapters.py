@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+import transformers
+from packaging import version
 
 from tests.conftest import make_model
 
@@ -89,7 +91,12 @@ def test_loading_an_adapter_into_the_model_is_seen(pixel_values, tmp_path):
     trained.save_pretrained(tmp_path)
     model = make_model()
     before = depth_of(model, pixel_values)
-    model.load_adapter(str(tmp_path))
+    try:
+        model.load_adapter(str(tmp_path))
+    except ValueError as error:
+        assert version.parse(transformers.__version__) < version.parse("5.23")
+        assert "PeftModel.from_pretrained" in str(error)
+        pytest.skip(f"Transformers {transformers.__version__} does not load modules that an adapter saved whole")
     loaded = depth_of(model, pixel_values)
     assert (loaded - before).abs().max() > 1e-4
     torch.testing.assert_close(loaded, expected, rtol=0, atol=1e-5)
@@ -97,6 +104,17 @@ def test_loading_an_adapter_into_the_model_is_seen(pixel_values, tmp_path):
     assert torch.equal(depth_of(model, pixel_values), before)
     model.enable_adapters()
     assert torch.equal(depth_of(model, pixel_values), loaded)
+
+
+@pytest.mark.parametrize("options", [ON_PROJECTIONS, WHOLE_MODULES], ids=["projections", "whole-modules"])
+def test_an_adapter_from_disk_gives_the_same_depth(options, pixel_values, tmp_path):
+    torch.manual_seed(0)
+    trained = peft.get_peft_model(make_model(), peft.LoraConfig(**options)).eval()
+    perturb(trained, seed=1)
+    expected = depth_of(trained, pixel_values)
+    trained.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(make_model(), str(tmp_path)).eval()
+    torch.testing.assert_close(depth_of(loaded, pixel_values), expected, rtol=0, atol=1e-5)
 
 
 def test_an_adapter_does_not_carry_the_word_basis(tmp_path):

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llm_mde import LLMMDEForDepthEstimation
-from llm_mde.modeling_llm_mde import ExactMemo, embedding_basis
+from llm_mde.reprogramming_llm_mde import ExactMemo, embedding_basis
 from tests.conftest import make_model
 
 

@@ -1,9 +1,12 @@
 """`pipeline("depth-estimation")`: photographs of any size in, metres at that size out."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import AutoModelForDepthEstimation, pipeline
 from transformers.pipelines.depth_estimation import DepthEstimationPipeline
 
@@ -63,7 +66,7 @@ def test_depth_is_in_metres_at_the_size_of_the_photograph(estimate, photo):
     assert result["depth"].size == photo.size
     levels = np.asarray(result["depth"])
     assert (levels.min(), levels.max()) == (0, 255)
-    farthest = np.unravel_index(expected.argmax(), expected.shape)
+    farthest = np.unravel_index(expected.numpy().argmax(), expected.shape)
     assert levels[farthest] == 255
 
 
@@ -142,3 +145,19 @@ def test_the_default_prompt_of_the_model_is_the_one_the_processor_writes():
     from llm_mde.processing import write_prompt
 
     assert LLMMDEConfig().default_prompt == write_prompt(None)
+
+
+def test_real_photographs_of_every_mode_get_depth_at_their_upright_size(estimate):
+    """Grey, RGBA, portrait, panorama and EXIF orientation 6, in one call."""
+    if "LLM_MDE_DATA" not in os.environ:
+        pytest.skip("LLM_MDE_DATA names no folder of real frames")
+    folder = Path(os.environ["LLM_MDE_DATA"]) / "photos"
+    if not folder.is_dir():
+        pytest.skip("the folder of LLM_MDE_DATA holds no photos/")
+    paths = sorted(str(path) for path in folder.iterdir() if path.suffix in (".png", ".jpg"))
+    for path, result in zip(paths, estimate(paths, batch_size=4), strict=True):
+        with Image.open(path) as photo:
+            upright = ImageOps.exif_transpose(photo)
+        assert result["predicted_depth"].shape == upright.size[::-1], path
+        assert result["predicted_depth"].isfinite().all()
+        assert result["depth"].size == upright.size

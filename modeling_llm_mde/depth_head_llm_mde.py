@@ -1,0 +1,124 @@
+"""The adaptation head: patch features of both encoders and the image itself, up to one depth logit for every pixel."""
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def tokens_to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Patch features `(B, N, D)` as a picture `(B, D, rows, columns)`; channels-last in memory, nothing is copied."""
+    return tokens.transpose(1, 2).unflatten(2, grid)
+
+
+def map_to_tokens(feature_map: Tensor) -> Tensor:
+    """The inverse of `tokens_to_map`."""
+    return feature_map.flatten(2).transpose(1, 2)
+
+
+class LLMMDEResidualBlock(nn.Module):
+    """Pre-activation residual block with group normalisation, which reads one image at a time, so that training and
+    prediction compute the same and a batch of one is no special case."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(channels // 8, channels)
+        self.conv1 = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.norm2 = nn.GroupNorm(channels // 8, channels)
+        self.conv2 = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        residual = hidden
+        hidden = self.conv1(F.relu(self.norm1(hidden)))
+        hidden = self.conv2(F.relu(self.norm2(hidden)))
+        return hidden + residual
+
+
+class LLMMDEFeatureProjection(nn.Module):
+    """Patch features to a stage's channels, `(B, N, D)` to `(B, channels, rows, columns)`."""
+
+    def __init__(self, width: int, channels: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)  # intermediate layers of an encoder differ in scale by orders of magnitude
+        self.linear = nn.Linear(width, channels)
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        return tokens_to_map(self.linear(self.norm(tokens)), grid)
+
+
+class LLMMDEDepthLogits(nn.Conv2d):
+    """The last convolution, a class of its own because it is initialised in its own way."""
+
+
+class LLMMDEDepthHead(nn.Module):
+    """Adaptation head: residual blocks that double the resolution from the patch grid to the image (LLM-MDE, Sec. 3).
+
+    The first stage joins the language model's patch states with the deepest vision layer on the patch grid. Each
+    further stage works at 1/8, 1/4, 1/2, 1/1 of the image with half the channels (so that all cost about the same) and
+    adds a shallower vision layer and the image stem at that resolution: a few convolutions of the image itself, where
+    edges are exact.
+    """
+
+    def __init__(self, sizes: list[int], vision_width: int, language_width: int, num_channels: int):
+        super().__init__()
+        self.strides = [2 ** (len(sizes) - 1 - stage) for stage in range(1, len(sizes))]
+        self.language_projection = LLMMDEFeatureProjection(language_width, sizes[0])
+        self.vision_projections = nn.ModuleList(LLMMDEFeatureProjection(vision_width, size) for size in sizes[:-1])
+        self.blocks = nn.ModuleList(LLMMDEResidualBlock(size) for size in sizes)
+        self.reductions = nn.ModuleList(nn.Conv2d(before, after, kernel_size=1) for before, after in pairwise(sizes))
+        # The image stem, from full resolution (first) to an eighth, each level with the channels of its stage.
+        stem_sizes = [num_channels, *sizes[:0:-1][:4]]
+        self.stem = nn.ModuleList(
+            nn.Conv2d(before, after, kernel_size=3, stride=1 if level == 0 else 2, padding=1)
+            for level, (before, after) in enumerate(pairwise(stem_sizes))
+        )
+        self.stem_blocks = nn.ModuleList(LLMMDEResidualBlock(size) for size in stem_sizes[2:])
+        self.to_logits = LLMMDEDepthLogits(sizes[-1], 1, kernel_size=3, padding=1)
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        vision_features: list[Tensor],
+        grid: tuple[int, int],
+        language_states: Tensor,
+        language_grid: tuple[int, int],
+    ) -> Tensor:
+        """Depth logits `(B, height, width)`.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): The image.
+            vision_features (`list[torch.Tensor]`, each `(batch_size, num_patches, D)`): From shallow to deep.
+            grid (`tuple[int, int]`): Rows and columns of patches.
+            language_states (`torch.Tensor` of shape `(batch_size, num_language_patches, d)`): The language model's.
+            language_grid (`tuple[int, int]`): Rows and columns of `language_states`, at most `grid`.
+        """
+        height, width = pixel_values.shape[-2:]
+        image_features = {}
+        edges = pixel_values.contiguous(memory_format=torch.channels_last)
+        for level, convolution in enumerate(self.stem):
+            edges = self.stem_blocks[level - 1](convolution(F.relu(edges))) if level > 0 else convolution(edges)
+            image_features[2**level] = edges
+
+        deep_to_shallow = vision_features[::-1]
+        hidden = resize_map(self.language_projection(language_states, language_grid), grid)
+        hidden = self.blocks[0](hidden + self.vision_projections[0](deep_to_shallow[0], grid))
+        for stage, stride in enumerate(self.strides, start=1):
+            size = (math.ceil(height / stride), math.ceil(width / stride))
+            hidden = resize_map(self.reductions[stage - 1](hidden), size)
+            if stage < len(self.vision_projections):
+                hidden = hidden + resize_map(self.vision_projections[stage](deep_to_shallow[stage], grid), size)
+            if stride in image_features:
+                hidden = hidden + image_features[stride]
+            hidden = self.blocks[stage](hidden)
+        return self.to_logits(F.relu(hidden)).squeeze(1)
+
+
+def resize_map(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
+    if feature_map.shape[-2:] == size:
+        return feature_map
+    return F.interpolate(feature_map, size=size, mode="bilinear", align_corners=False)
+
+
+__all__ = ["LLMMDEDepthHead", "LLMMDEDepthLogits", "map_to_tokens", "resize_map", "tokens_to_map"]
