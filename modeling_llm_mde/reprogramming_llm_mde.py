@@ -87,7 +87,7 @@ class LLMMDEWordBasis(nn.Module):
 
     def forward(self, word_embeddings: Tensor) -> Tensor:
         """The basis, `(rank, d)`, of `(vocabulary, d)` word embeddings; no gradient reaches them through it."""
-        return word_embeddings.detach() if self.weight is None else self.weight.detach()
+        return word_embeddings.detach() if self.weight is None else self.weight
 
 
 class LLMMDETextPrototypes(nn.Module):
