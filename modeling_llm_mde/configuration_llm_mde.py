@@ -99,8 +99,8 @@ class LLMMDEConfig(PretrainedConfig):
     """
 
     model_type = "llm_mde"
-    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # noqa: RUF012 (read as a plain dict by transformers)
-    keys_to_ignore_at_inference = [  # noqa: RUF012
+    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
+    keys_to_ignore_at_inference = [
         "hidden_states",
         "attentions",
         "language_model_output",

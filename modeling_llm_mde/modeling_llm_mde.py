@@ -146,7 +146,7 @@ class LLMMDEPreTrainedModel(PreTrainedModel):
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # the loss is a mean over a batch: the Trainer must average it itself
-    _no_split_modules = ["LLMMDETextPrototypes", "LLMMDEReprogramming", "LLMMDEDepthHead"]  # noqa: RUF012
+    _no_split_modules = ["LLMMDETextPrototypes", "LLMMDEReprogramming", "LLMMDEDepthHead"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True

@@ -51,12 +51,12 @@ class DepthImageProcessingMixin:
     (`_resize_images`), and how they are rescaled and normalised (`_scale_images`).
     """
 
-    model_input_names = ["pixel_values"]  # noqa: RUF012
+    model_input_names = ["pixel_values"]
     valid_kwargs = LLMMDEImageProcessorKwargs
 
     do_convert_rgb = True
     do_resize = True
-    size = {"height": 224, "width": 224}  # noqa: RUF012
+    size = {"height": 224, "width": 224}
     resample = PILImageResampling.BILINEAR
     keep_aspect_ratio = False
     ensure_multiple_of = 1

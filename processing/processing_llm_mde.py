@@ -42,7 +42,7 @@ class LLMMDETextKwargs(TextKwargs, total=False):
 
 class LLMMDEProcessorKwargs(ProcessingKwargs, total=False):
     text_kwargs: LLMMDETextKwargs
-    _defaults = {  # noqa: RUF012
+    _defaults = {
         "text_kwargs": {
             "padding": True,
             "truncation": True,
