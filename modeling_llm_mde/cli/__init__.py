@@ -1,26 +1,46 @@
-"""The command `llm-mde`."""
+"""The command `llm-mde`: one module for each subcommand, imported when it is called."""
 
-import argparse
+import importlib
+import sys
 from collections.abc import Sequence
+
+COMMANDS = {
+    "demo": "train a small model for minutes and predict real photographs with it",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """
-    Runs `llm-mde COMMAND ...`.
+    Runs `llm-mde COMMAND ...`; leaves through `SystemExit` with 2 and one line where an argument or the input is wrong.
 
     Args:
         arguments (`Sequence[str]`, *optional*): Words of the command line; defaults to those of the process.
     """
-    from .demo import add_demo_command
-
-    parser = argparse.ArgumentParser(prog="llm-mde", description="Metric depth from one photograph (LLM-MDE).")
-    commands = parser.add_subparsers(dest="command", required=True)
-    add_demo_command(commands)
-    options = parser.parse_args(arguments)
+    command, *rest = sys.argv[1:] if arguments is None else arguments or [""]
+    if command in ("", "-h", "--help"):
+        print(_usage())
+        sys.exit(0 if command else 2)
+    if command not in COMMANDS:
+        _refuse("llm-mde", f"there is no command {command!r}; choose one of {', '.join(COMMANDS)}.")
     try:
-        options.run(options)
+        status = importlib.import_module(f".{command}", __name__).run(rest)
     except (ImportError, ValueError) as error:
-        parser.exit(2, f"llm-mde {options.command}: {error}\n")
+        _refuse(f"llm-mde {command}", str(error))
+    if status:
+        sys.exit(status)
 
 
-__all__ = ["main"]
+def _usage() -> str:
+    lines = [f"  {name:<10} {purpose}" for name, purpose in COMMANDS.items()]
+    return "\n".join(
+        ["usage: llm-mde COMMAND ...", "", "Metric depth from one photograph (LLM-MDE). Commands:", "", *lines, ""]
+        + ["`llm-mde COMMAND --help` describes one of them."]
+    )
+
+
+def _refuse(program: str, message: str) -> None:
+    print(f"{program}: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+__all__ = ["COMMANDS", "main"]

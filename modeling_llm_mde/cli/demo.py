@@ -4,6 +4,7 @@ import argparse
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,10 +34,10 @@ class Photograph:
     depth: "np.ndarray | None"
 
 
-def add_demo_command(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "demo",
-        help="train a small model for minutes and predict real photographs with it",
+def run(arguments: Sequence[str]) -> None:
+    """`llm-mde demo`: everything the command does, in order."""
+    parser = argparse.ArgumentParser(
+        prog="llm-mde demo",
         description="Composes a small LLM-MDE, trains it from random weights on rendered rooms (or on your RGB-D "
         "frames), reports metrics in metres beside the median depth, and predicts two real photographs. A "
         "demonstration of the whole path: a model trained for minutes is not a good depth model.",
@@ -45,11 +46,7 @@ def add_demo_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="where results go (%(default)s)")
     parser.add_argument("--steps", type=int, default=600, help="training steps of 8 images (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of scenes, weights and order (%(default)s)")
-    parser.set_defaults(run=run_demo)
-
-
-def run_demo(options: argparse.Namespace) -> None:
-    """Everything the command does, in order."""
+    options = parser.parse_args(arguments)
     if options.steps < 1:
         raise ValueError(f"`--steps` is {options.steps}; give at least 1.")
     import numpy as np

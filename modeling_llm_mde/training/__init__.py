@@ -1,0 +1,1 @@
+"""Training: adapters, optimisation, callbacks and recipes around the stock `Trainer`."""

@@ -1,0 +1,63 @@
+"""Command lines out of dataclasses, and the dispatch to subcommands."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from llm_mde.cli import COMMANDS, main
+from llm_mde.cli.arguments import parse_arguments
+
+
+@dataclass
+class Recipe:
+    rate: float = 1e-3
+    steps: int = 10
+    flip: bool = False
+    layers: list[int] = field(default_factory=list)
+
+
+def parse(*arguments):
+    (recipe,) = parse_arguments("bake", [Recipe], arguments, "Bakes.")
+    return recipe
+
+
+def test_flags_fill_the_dataclass():
+    assert parse("--rate", "0.5", "--flip", "--layers", "1", "2") == Recipe(rate=0.5, flip=True, layers=[1, 2])
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "recipe.json"])
+def test_flags_replace_the_values_of_a_file(name, tmp_path):
+    text = {
+        "recipe.yaml": "rate: 5.0e-1\nsteps: 3\nflip: true\nlayers: [1, 2]\n",
+        "recipe.json": '{"rate": 0.5, "steps": 3, "flip": true, "layers": [1, 2]}',
+    }
+    (tmp_path / name).write_text(text[name])
+    assert parse(str(tmp_path / name), "--steps", "7") == Recipe(rate=0.5, steps=7, flip=True, layers=[1, 2])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("rte: 1", "`rte`"), ("- 1", "holds list"), ("{", "cannot be read"), (None, "not a file")]
+)
+def test_a_wrong_file_is_refused_by_name(text, message, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        parse(str(path))
+
+
+def test_an_unknown_command_ends_in_one_line_that_lists_the_others(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(["trian"])
+    assert exit_info.value.code == 2
+    printed = capsys.readouterr().err
+    assert "'trian'" in printed
+    assert all(command in printed for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main([command, "--help"])
+    assert exit_info.value.code == 0
+    assert f"usage: llm-mde {command}" in capsys.readouterr().out
