@@ -11,7 +11,7 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """
-    Runs `llm-mde COMMAND ...`; leaves through `SystemExit` with 2 and one line where an argument or the input is wrong.
+    Runs `llm-mde COMMAND ...`; a wrong argument or input ends in one line and `SystemExit` with status 2.
 
     Args:
         arguments (`Sequence[str]`, *optional*): Words of the command line; defaults to those of the process.
@@ -33,8 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _usage() -> str:
     lines = [f"  {name:<10} {purpose}" for name, purpose in COMMANDS.items()]
     return "\n".join(
-        ["usage: llm-mde COMMAND ...", "", "Metric depth from one photograph (LLM-MDE). Commands:", "", *lines, ""]
-        + ["`llm-mde COMMAND --help` describes one of them."]
+        [
+            "usage: llm-mde COMMAND ...",
+            "",
+            "Metric depth from one photograph (LLM-MDE). Commands:",
+            *lines,
+            "",
+            "`llm-mde COMMAND --help` describes one of them.",
+        ]
     )
 
 

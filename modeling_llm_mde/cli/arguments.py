@@ -1,4 +1,4 @@
-"""Command lines out of dataclasses: flags, a YAML or JSON file, or a file with some of its values replaced by flags."""
+"""Command lines out of dataclasses: flags, a YAML or JSON file, or a file with flags that replace some of it."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ def parse_arguments(
     command: str, dataclass_types: Sequence[type], arguments: Sequence[str], description: str
 ) -> tuple[Any, ...]:
     """
-    One instance of each dataclass, from words of a command line; fields become flags, as `HfArgumentParser` makes them.
+    One instance of each dataclass from words of a command line; fields are flags, as `HfArgumentParser` makes them.
 
     If the first word is a file that ends in `.yaml`, `.yml` or `.json`, its values are taken as if they were flags,
     and the flags after it replace them.
