@@ -1,0 +1,167 @@
+"""`llm-mde evaluate`: measure a model with a named protocol, beside predictors that have not seen the photograph."""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub import try_to_load_from_cache
+
+from llm_mde.evaluation import (
+    PROTOCOLS,
+    EvaluationProtocol,
+    EvaluationReport,
+    EvaluationSetting,
+    MeanDepthMapBaseline,
+    MedianDepthBaseline,
+    WorstCases,
+    evaluate_depth,
+    get_protocol,
+)
+from llm_mde.evaluation.processes import join_processes
+from llm_mde.evaluation.protocols import ALIGNMENTS, CROPS
+from llm_mde.evaluation.report import make_folder
+
+from .arguments import parse_arguments
+from .data_arguments import DataArguments
+
+if TYPE_CHECKING:
+    from llm_mde.processing import DepthDataset, StreamingDepthDataset
+
+
+@dataclass
+class EvaluateArguments:
+    """What to measure, and how."""
+
+    model: str = field(metadata={"help": "folder or Hub id of a model, or of an adapter"})
+    revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of the model on the Hub"})
+    output: str = field(default="outputs/evaluation", metadata={"help": "folder for the results"})
+    protocol: str = field(default="plain", metadata={"help": f"one of {', '.join(PROTOCOLS)}"})
+    min_depth: float | None = field(default=None, metadata={"help": "metres; replaces the protocol's"})
+    max_depth: float | None = field(default=None, metadata={"help": "metres; replaces the protocol's"})
+    crop: str | None = field(default=None, metadata={"help": f"replaces the protocol's: none, {', '.join(CROPS)}"})
+    alignment: str | None = field(
+        default=None,
+        metadata={"help": f"replaces the protocol's: {', '.join(ALIGNMENTS[:-1])}; scale-shift clamps, too"},
+    )
+    flip_averaging: bool = field(
+        default=False, metadata={"help": "whether to average with the mirrored photograph; twice the time"}
+    )
+    batch_size: int = field(default=8, metadata={"help": "photographs at once"})
+    device: str | None = field(default=None, metadata={"help": "such as cpu or cuda:1; else the accelerator"})
+    dtype: str | None = field(default=None, metadata={"help": "such as bfloat16; else as the weights were saved"})
+    boundaries: bool = field(default=True, metadata={"help": "whether to measure boundary_f1"})
+    baselines: bool = field(
+        default=True, metadata={"help": "whether to fit median and mean depth to the training set, for comparison"}
+    )
+    num_worst: int = field(default=8, metadata={"help": "images in worst.png; 0 for no picture"})
+    num_resamples: int = field(default=1000, metadata={"help": "of the bootstrap intervals"})
+    bootstrap_seed: int = field(default=0, metadata={"help": "of the bootstrap intervals"})
+
+    def chosen_protocol(self) -> EvaluationProtocol:
+        """The protocol with what the flags replace.
+
+        Raises:
+            ValueError: If a name or a value does not fit.
+        """
+        overrides = {
+            name: getattr(self, name)
+            for name in ("min_depth", "max_depth", "alignment")
+            if getattr(self, name) is not None
+        }
+        if self.crop is not None:
+            overrides["crop"] = None if self.crop == "none" else self.crop
+        if (overrides.get("alignment") or "").startswith("scale-shift"):
+            overrides["clamp"] = True
+        if self.flip_averaging:
+            overrides["flip_averaging"] = True
+        return get_protocol(self.protocol, **overrides)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """`llm-mde evaluate`: read the arguments, measure."""
+    options, data_options = parse_arguments(
+        "evaluate",
+        [EvaluateArguments, DataArguments],
+        arguments,
+        "Measures a model on photographs with measured depth, beside the median and the mean depth of the training "
+        "set, and writes metrics.json, per_image.csv, table.md, model-index.yaml and worst.png. Start it through "
+        "`accelerate launch -m llm_mde.cli evaluate ...` for several processes.",
+    )
+    evaluate(options, data_options)
+
+
+def evaluate(options: EvaluateArguments, data_options: DataArguments) -> EvaluationReport:
+    """Load, measure the model and the baselines, print the table, write the folder.
+
+    Raises:
+        ValueError: If the protocol, the data, the model or the output folder is not what it should be.
+        ImportError: If the picture is wanted and matplotlib is not installed.
+    """
+    protocol = options.chosen_protocol()
+    make_folder(options.output)
+    worst = WorstCases(options.num_worst) if options.num_worst else None
+    if worst is not None and importlib.util.find_spec("matplotlib") is None:
+        raise ImportError("worst.png needs matplotlib: pip install matplotlib, or pass --num_worst 0.")
+
+    from llm_mde.hub import load_model_and_processor
+
+    rank, _ = join_processes()
+    frames = data_options.load_eval()
+    train_frames = _load_train(data_options) if options.baselines else None
+    model, processor = load_model_and_processor(
+        options.model, revision=options.revision, device=options.device, dtype=options.dtype
+    )
+    measure = {"protocol": protocol, "batch_size": options.batch_size, "with_boundaries": options.boundaries}
+    result = evaluate_depth(model, processor, frames, on_image=worst, **measure)
+    baselines = {}
+    if train_frames is not None:
+        for baseline in (MedianDepthBaseline.fit(train_frames), MeanDepthMapBaseline.fit(train_frames)):
+            baselines[baseline.name] = evaluate_depth(None, None, frames, predict=baseline, **measure)
+    if worst is not None:
+        worst.gather()
+
+    setting = EvaluationSetting.of(
+        model,
+        processor,
+        name=options.model,
+        revision=_commit(options.model, options.revision) or options.revision,
+        data=data_options.data,
+        data_revision=data_options.data_revision,
+        dataset=data_options.dataset,
+        split=data_options.eval_split_list or data_options.eval_split,
+        num_without_depth=frames.num_without_depth,
+    )
+    report = EvaluationReport(setting, result, baselines, options.bootstrap_seed, options.num_resamples)
+    if rank == 0:
+        print(f"\n{report.markdown()}")
+        if protocol.alignment != "min-max" and model.config.max_depth > protocol.max_depth:
+            print(
+                f"The model predicts up to {model.config.max_depth:g} m, but nothing measured beyond "
+                f"{protocol.max_depth:g} m counted; --max_depth changes that.\n"
+            )
+        written = report.write(options.output, None if worst is None else worst.sheet())
+        print("Written:", *(f"  {path}" for path in written), sep="\n")
+    return report
+
+
+def _load_train(data_options: DataArguments) -> "DepthDataset | StreamingDepthDataset":
+    try:
+        return data_options.load_train()
+    except ValueError as error:
+        raise ValueError(f"the baselines need a training set (or --baselines false): {error}") from error
+
+
+def _commit(model: str, revision: str | None) -> str | None:
+    """The commit that was loaded from the Hub; none for a folder."""
+    if Path(model).exists():
+        return None
+    for name in ("adapter_config.json", "config.json"):
+        file = try_to_load_from_cache(model, name, revision=revision)
+        if isinstance(file, str):
+            return Path(file).parent.name  # models--user--name/snapshots/<commit>/config.json
+    return None
+
+
+__all__ = ["EvaluateArguments", "evaluate", "run"]

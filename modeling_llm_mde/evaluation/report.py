@@ -1,0 +1,264 @@
+"""What an evaluation leaves behind: a table, JSON, a row for each image, and the block of a model card."""
+
+import csv
+import io
+import json
+import math
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from .evaluator import EvaluationResult
+from .metrics import BOUNDARY_METRIC
+
+if TYPE_CHECKING:
+    from llm_mde import LLMMDEForDepthEstimation, LLMMDEProcessor
+
+LOWER_OR_HIGHER = "Lower is better, except for delta1-3 and boundary_f1."
+
+
+@dataclass(frozen=True)
+class EvaluationSetting:
+    """What was measured on what, for people who read the numbers later.
+
+    Attributes:
+        model (`str`): Folder or Hub id.
+        data (`str`): Folder or Hub id.
+        revision (`str`, *optional*): Of the model, a commit where it came from the Hub.
+        precision (`str`): Type of the weights.
+        input_size (`str`): What the model sees of a photograph.
+        dataset (`str`, *optional*): Part of the data that was chosen.
+        split (`str`, *optional*): Split of the data, or the file that lists it.
+        data_revision (`str`, *optional*): Of a data set on the Hub.
+        num_without_depth (`int`): Photographs of the split that have no measured depth at all and were left out.
+    """
+
+    model: str
+    data: str
+    revision: str | None = None
+    precision: str = "unknown"
+    input_size: str = "unknown"
+    dataset: str | None = None
+    split: str | None = None
+    data_revision: str | None = None
+    num_without_depth: int = 0
+
+    @classmethod
+    def of(
+        cls, model: "LLMMDEForDepthEstimation", processor: "LLMMDEProcessor", name: str, data: str, **others: Any
+    ) -> "EvaluationSetting":
+        """The setting of a loaded model, whose precision and input size need not be written out."""
+        image_processor = processor.image_processor
+        size = f"{image_processor.size['height']} x {image_processor.size['width']}"
+        if image_processor.keep_aspect_ratio:
+            size += ", aspect ratio kept"
+        return cls(
+            model=name,
+            data=data,
+            precision=str(model.dtype).removeprefix("torch."),
+            input_size=size if image_processor.do_resize else "that of the photograph",
+            **others,
+        )
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """Results of a model and of what it is compared with, under one protocol.
+
+    Args:
+        setting ([`EvaluationSetting`]): What was measured on what.
+        result ([`EvaluationResult`]): The model's.
+        baselines (`dict[str, EvaluationResult]`): By name.
+        seed (`int`, *optional*, defaults to 0): Of the bootstrap.
+        num_resamples (`int`, *optional*, defaults to 1000): Of the bootstrap.
+
+    Raises:
+        ValueError: If a baseline was measured with another protocol or on other images.
+    """
+
+    setting: EvaluationSetting
+    result: EvaluationResult
+    baselines: dict[str, EvaluationResult]
+    seed: int = 0
+    num_resamples: int = 1000
+
+    def __post_init__(self):
+        images = [row["name"] for row in self.result.per_image]
+        for name, baseline in self.baselines.items():
+            if baseline.protocol != self.result.protocol or [row["name"] for row in baseline.per_image] != images:
+                raise ValueError(
+                    f"`baselines` has {name!r}, measured with another protocol or on other images than the model; "
+                    "numbers in one table share both."
+                )
+
+    def table(self) -> str:
+        """Means with their 95 % intervals, as Markdown that also reads well on a screen."""
+        columns = {"LLM-MDE": self.result, **self.baselines}
+        numbers = [self._numbers(result) for result in columns.values()]
+        cells = [["metric", *columns]]
+        for name in self.result.metric_names:
+            cells.append([name, *(_with_interval(*each[name]) for each in numbers)])
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [_markdown_row(row, widths) for row in cells]
+        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+        return "\n".join([lines[0], _markdown_row(rule, widths), *lines[1:]])
+
+    def conditions(self) -> dict[str, str]:
+        """Everything a reader has to know beside the numbers."""
+        setting, metrics = self.setting, self.result.metrics
+        parts = (setting.data, setting.data_revision, setting.dataset, setting.split)
+        images = f"{metrics['num_images']}"
+        if metrics["num_skipped_images"]:
+            images += f", {metrics['num_skipped_images']} more without a valid pixel"
+        if setting.num_without_depth:
+            images += f", {setting.num_without_depth} more without measured depth"
+        boundaries = {}
+        if BOUNDARY_METRIC in metrics:
+            count = metrics["num_images_with_boundaries"]
+            boundaries = {BOUNDARY_METRIC: f"Depth Pro's, on measured pixels; {count} images have a boundary"}
+        return {
+            "model": setting.model + (f" at {setting.revision}" if setting.revision else ""),
+            "precision": setting.precision,
+            "input size (height x width)": setting.input_size,
+            "data": " / ".join(part for part in parts if part),
+            "images": images,
+            **self.result.protocol.summary(),
+            **boundaries,
+            "intervals": f"95 %, {self.num_resamples} bootstrap resamples of the images",
+        }
+
+    def markdown(self) -> str:
+        """The table with its conditions, to paste into a README."""
+        conditions = "\n".join(f"- {name}: {value}" for name, value in self.conditions().items())
+        return f"{self.table()}\n\n{LOWER_OR_HIGHER}\n\n{conditions}\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the rows of the images, as JSON can hold it: NaN is `None`."""
+        return {
+            "setting": asdict(self.setting),
+            "protocol": self.result.protocol.to_dict(),
+            **self._as_json(self.result),
+            "baselines": {name: self._as_json(baseline) for name, baseline in self.baselines.items()},
+            "bootstrap": {"level": 0.95, "seed": self.seed, "num_resamples": self.num_resamples},
+            "versions": _versions(),
+        }
+
+    def model_index(self) -> list[dict[str, Any]]:
+        """The `model-index` of a model card on the Hub."""
+        from huggingface_hub import EvalResult
+        from huggingface_hub.repocard_data import eval_results_to_model_index
+
+        setting, protocol = self.setting, self.result.protocol
+        label = protocol.name if protocol.comparable else f"{protocol.name}, not comparable"
+        dataset = setting.dataset or Path(setting.data).name
+        metrics = self.result.metrics
+        results = [
+            EvalResult(
+                task_type="depth-estimation",
+                task_name="Monocular depth estimation",
+                dataset_type=dataset,
+                dataset_name=dataset,
+                dataset_split=setting.split,
+                dataset_revision=setting.data_revision,
+                dataset_args={"num_images": metrics["num_images"], "protocol": protocol.to_dict()},
+                metric_type=name,
+                metric_name=f"{name} ({label})",
+                metric_value=round(metrics[name], 6),
+            )
+            for name in self.result.metric_names
+            if not math.isnan(metrics[name])
+        ]
+        return eval_results_to_model_index(Path(setting.model).name, results)
+
+    def write(self, folder: str | Path, worst: Image.Image | None = None) -> list[Path]:
+        """Write `metrics.json`, `per_image.csv`, `table.md`, `model-index.yaml` and, given a picture, `worst.png`.
+
+        Each file appears whole or not at all, and nothing of an earlier run stays.
+
+        Raises:
+            ValueError: If `folder` is a file.
+        """
+        import yaml
+
+        folder = make_folder(folder)
+        contents = {
+            "metrics.json": (json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n").encode(),
+            "per_image.csv": self._csv().encode(),
+            "table.md": self.markdown().encode(),
+            "model-index.yaml": yaml.safe_dump({"model-index": self.model_index()}, sort_keys=False).encode(),
+        }
+        if worst is not None:
+            buffer = io.BytesIO()
+            worst.save(buffer, format="PNG")
+            contents["worst.png"] = buffer.getvalue()
+        else:
+            (folder / "worst.png").unlink(missing_ok=True)
+        for name, content in contents.items():
+            unfinished = folder / f".{name}.part"
+            unfinished.write_bytes(content)
+            os.replace(unfinished, folder / name)
+        return [folder / name for name in contents]
+
+    def _numbers(self, result: EvaluationResult) -> dict[str, tuple[float, tuple[float, float]]]:
+        means, intervals = result.metrics, result.intervals(self.seed, self.num_resamples)
+        return {name: (means[name], intervals[name]) for name in result.metric_names}
+
+    def _as_json(self, result: EvaluationResult) -> dict[str, Any]:
+        intervals = result.intervals(self.seed, self.num_resamples)
+        return {
+            "metrics": {name: _none_if_nan(value) for name, value in result.metrics.items()},
+            "intervals": {name: [_none_if_nan(limit) for limit in limits] for name, limits in intervals.items()},
+        }
+
+    def _csv(self) -> str:
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        columns = ["index", "name", "num_pixels", *self.result.metric_names]
+        writer.writerow(columns)
+        for row in self.result.per_image:
+            writer.writerow(["" if _none_if_nan(row[column]) is None else row[column] for column in columns])
+        return buffer.getvalue()
+
+
+def make_folder(folder: str | Path) -> Path:
+    """Make a folder for results, where it is not there.
+
+    Raises:
+        ValueError: If the place is taken by a file.
+    """
+    folder = Path(folder)
+    if any(path.exists() and not path.is_dir() for path in (folder, *folder.parents)):
+        raise ValueError(f"`folder` is {str(folder)!r}, which is a file or lies in one; give a folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _with_interval(mean: float, interval: tuple[float, float]) -> str:
+    return "none" if math.isnan(mean) else f"{mean:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def _markdown_row(cells: list[str], widths: list[int]) -> str:
+    first, *others = zip(cells, widths, strict=True)
+    return "| " + " | ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]) + " |"
+
+
+def _none_if_nan(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _versions() -> dict[str, str]:
+    import numpy
+    import torch
+    import transformers
+
+    import llm_mde
+
+    modules = {"llm_mde": llm_mde, "torch": torch, "transformers": transformers, "numpy": numpy}
+    return {name: str(module.__version__) for name, module in modules.items()} | {"python": platform.python_version()}
+
+
+__all__ = ["EvaluationReport", "EvaluationSetting", "make_folder"]

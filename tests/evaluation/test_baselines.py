@@ -1,0 +1,67 @@
+"""Predictors that have not looked at the photograph."""
+
+import numpy as np
+import pytest
+import torch
+
+from llm_mde.evaluation import MeanDepthMapBaseline, MedianDepthBaseline, evaluate_depth
+from llm_mde.processing import RGBDFolder, write_depth_png
+from tests.evaluation.conftest import make_sample
+
+
+def test_the_median_of_the_training_set_is_predicted_everywhere():
+    baseline = MedianDepthBaseline.fit([make_sample([[1.0, 2.0, 0.0]]), make_sample([[3.0, 9.0, 9.0]])])
+    assert baseline.depth == pytest.approx(3.0)
+    assert baseline.predict(2, 3).tolist() == [[3.0] * 3] * 2
+    assert "3.00 m" in baseline.name
+
+
+def test_the_map_is_the_mean_of_what_was_measured_at_each_pixel():
+    train = [make_sample([[1.0, 2.0], [0.0, 4.0]]), make_sample([[3.0, 0.0], [0.0, 8.0]])]
+    baseline = MeanDepthMapBaseline.fit(train, size=(2, 2))
+    # The third pixel is measured nowhere: the mean of 2, 2 and 6.
+    assert baseline.depth_map.tolist() == [[2.0, 2.0], [pytest.approx(10 / 3), 6.0]]
+
+
+def test_a_cell_of_the_map_averages_measured_pixels_only():
+    baseline = MeanDepthMapBaseline.fit([make_sample([[1.0, 0.0, 5.0, 7.0], [0.0, 3.0, 6.0, 6.0]])], size=(1, 2))
+    assert baseline.depth_map.tolist() == [[2.0, 6.0]]
+    assert baseline.predict(1, 4).tolist() == [[2.0, 3.0, 5.0, 6.0]]
+
+
+def test_a_map_that_repeats_is_predicted_perfectly_and_the_median_is_not():
+    samples = [make_sample(np.linspace(1, 9, 48).reshape(6, 8), name=str(index), seed=index) for index in range(3)]
+    learned = MeanDepthMapBaseline.fit(samples, size=(6, 8))
+    result = evaluate_depth(None, None, samples, predict=learned, progress=False)
+    assert result.metrics["abs_rel"] == pytest.approx(0, abs=1e-6)
+    median = evaluate_depth(None, None, samples, predict=MedianDepthBaseline.fit(samples), progress=False)
+    assert median.metrics["abs_rel"] > 0.3
+    assert median.protocol == result.protocol
+
+
+def test_photographs_of_a_folder_stay_closed_while_fitting(tmp_path):
+    for name in ("rgb", "depth"):
+        (tmp_path / name).mkdir()
+    for index in range(5):
+        (tmp_path / "rgb" / f"{index}.png").write_bytes(b"no photograph")
+        write_depth_png(tmp_path / "depth" / f"{index}.png", np.full((4, 6), 2.0, dtype=np.float32))
+    frames = RGBDFolder(tmp_path, split=None)
+    assert MeanDepthMapBaseline.fit(frames, size=(2, 3)).depth_map.tolist() == [[2.0] * 3] * 2
+
+
+def test_the_prediction_does_not_depend_on_what_the_photograph_shows():
+    baseline = MeanDepthMapBaseline(torch.tensor([[1.0, 2.0]]))
+    dark, bright = (make_sample(np.ones((3, 4)), seed=seed).image for seed in (0, 1))
+    first, second = baseline([dark, bright])
+    assert first.shape == (3, 4)
+    assert first.tolist() == second.tolist()
+
+
+def test_nothing_measured_and_empty_sizes_are_refused():
+    nothing = [make_sample(np.zeros((2, 2)))]
+    with pytest.raises(ValueError, match="no measured pixel"):
+        MeanDepthMapBaseline.fit(nothing)
+    with pytest.raises(ValueError, match="no measured pixel"):
+        MedianDepthBaseline.fit(nothing)
+    with pytest.raises(ValueError, match="`size` is"):
+        MeanDepthMapBaseline.fit(nothing, size=(0, 3))
