@@ -1,5 +1,6 @@
-"""Folders that can be published on the Hub."""
+"""Folders that can be published on the Hub, and models loaded from there."""
 
-from .folders import write_model_folder
+from .folders import write_adapter_folder, write_model_folder
+from .loading import load_model_and_processor
 
-__all__ = ["write_model_folder"]
+__all__ = ["load_model_and_processor", "write_adapter_folder", "write_model_folder"]

@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import re
 import uuid
 import zipfile
 from collections.abc import Sequence
@@ -109,7 +110,7 @@ def write_depth_png(path: str | os.PathLike, depth) -> None:
     stored = io.BytesIO()
     # A uint16 array becomes Pillow's mode I;16, the only grey mode whose PNG keeps all 16 bits.
     Image.fromarray(millimetres.astype(np.uint16)).save(stored, format="PNG", pnginfo=text)
-    _write_whole(Path(path), stored.getvalue())
+    write_whole(Path(path), stored.getvalue())
 
 
 def write_depth_npy(path: str | os.PathLike, depth) -> None:
@@ -128,7 +129,7 @@ def write_depth_npy(path: str | os.PathLike, depth) -> None:
     depth = _as_depth_array(depth)
     stored = io.BytesIO()
     np.save(stored, np.where(np.isfinite(depth) & (depth > 0), depth, 0).astype(np.float32), allow_pickle=False)
-    _write_whole(Path(path), stored.getvalue())
+    write_whole(Path(path), stored.getvalue())
 
 
 def _read_png(path: Path, encoding: str) -> np.ndarray:
@@ -191,7 +192,7 @@ def _as_depth_array(depth) -> np.ndarray:
     return depth
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Write beside the goal and rename, so that a reader or a crash never meets half a file."""
     if not path.parent.is_dir():
         raise ValueError(f"`path` is {str(path)!r}, but its folder does not exist; create {str(path.parent)!r} first.")
@@ -201,3 +202,10 @@ def _write_whole(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what [`write_whole`] was writing anywhere below a folder when its process was killed."""
+    for path in folder.rglob(".*.tmp"):
+        if re.fullmatch(r"\..+\.[0-9a-f]{32}\.tmp", path.name):
+            path.unlink(missing_ok=True)

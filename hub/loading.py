@@ -1,0 +1,141 @@
+"""From a name to a model that predicts: a folder or a Hub repository, with all weights or with an adapter alone."""
+
+import warnings
+from pathlib import Path
+
+import torch
+from transformers.utils import cached_file
+
+from llm_mde import LLMMDEConfig, LLMMDEForDepthEstimation, LLMMDEProcessor
+
+
+def load_model_and_processor(
+    name_or_path: str | Path,
+    revision: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+) -> tuple[LLMMDEForDepthEstimation, LLMMDEProcessor]:
+    """
+    Loads a model or an adapter, and the processor that belongs to it, with the classes of this package: no code of the
+    repository is run.
+
+    An adapter (whatever holds an `adapter_config.json`) is put on the base that it names, at the revision that it
+    names, and merged into it, so that the result is an ordinary model either way.
+
+    Args:
+        name_or_path (`str` or `Path`): Model folder, adapter folder, or Hub id of either.
+        revision (`str`, *optional*): Branch, tag or commit of a Hub id; defaults to its main branch.
+        device (`str` or `torch.device`, *optional*): Where the model goes; defaults to the accelerator if there is
+            one, else the CPU.
+        dtype (`torch.dtype` or `str`, *optional*): Type of the weights, such as `"bfloat16"`; defaults to the type
+            they were saved in. Depth is float32 in any case.
+
+    Returns:
+        `tuple[LLMMDEForDepthEstimation, LLMMDEProcessor]`: The model in evaluation mode. The processor is the
+        adapter's if it was saved beside it, else the base's.
+
+    Raises:
+        ValueError: If there is no such folder or repository, it holds another kind of model, weights are missing, the
+            adapter's base cannot be found, or there is no such device.
+        ImportError: If `name_or_path` is an adapter and PEFT is not installed.
+    """
+    name, device = str(name_or_path), _device(device)
+    if _find(name, "adapter_config.json", revision) is None:
+        model = _load_whole(name, revision, dtype)
+        processor = _load_processor(name, revision)
+    else:
+        model, processor = _load_adapter(name, revision, dtype)
+    return model.to(device).eval(), processor
+
+
+def _load_whole(name: str, revision: str | None, dtype: torch.dtype | str | None) -> LLMMDEForDepthEstimation:
+    try:
+        config, _ = LLMMDEConfig.get_config_dict(name, revision=revision)
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"`name_or_path` is {name!r}: there is no such folder, and no such Hub repository can be reached: {reason}"
+        ) from error
+    if config.get("model_type") != LLMMDEConfig.model_type:
+        found = f"holds a {config['model_type']!r} model" if "model_type" in config else "has no config.json"
+        raise ValueError(
+            f"`name_or_path` is {name!r}, which {found}; give a folder or Hub id that `LLMMDEForDepthEstimation` was "
+            "saved to, or an adapter on one."
+        )
+    options = {} if dtype is None else {"dtype": dtype}
+    model, report = LLMMDEForDepthEstimation.from_pretrained(
+        name, revision=revision, output_loading_info=True, **options
+    )
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ValueError(
+            f"`name_or_path` is {name!r}, where {len(missing)} weights are missing, the first {missing[0]!r}; save "
+            "the whole model with `save_pretrained`."
+        )
+    return model
+
+
+def _load_adapter(
+    name: str, revision: str | None, dtype: torch.dtype | str | None
+) -> tuple[LLMMDEForDepthEstimation, LLMMDEProcessor]:
+    try:
+        from peft import PeftConfig, PeftModel
+    except ImportError as error:
+        raise ImportError(f"{name!r} is an adapter, which needs PEFT: pip install peft.") from error
+
+    peft_config = PeftConfig.from_pretrained(name, revision=revision)
+    base, base_revision = peft_config.base_model_name_or_path, peft_config.revision
+    if not base:
+        raise ValueError(
+            f"`name_or_path` is {name!r}, an adapter whose adapter_config.json has no `base_model_name_or_path`; "
+            "write the folder or the Hub id of its base there."
+        )
+    try:
+        model = _load_whole(base, base_revision, dtype)
+    except ValueError as error:
+        raise ValueError(
+            f"`name_or_path` is {name!r}, an adapter on the base {base!r} (`base_model_name_or_path` in its "
+            f"adapter_config.json), which does not load: {error}"
+        ) from error
+    with warnings.catch_warnings():
+        # An adapter that is loaded in part would predict, but not what it was trained to.
+        warnings.filterwarnings("error", message=".*missing adapter keys", category=UserWarning)
+        try:
+            adapted = PeftModel.from_pretrained(model, name, revision=revision)
+        except (KeyError, UserWarning) as error:  # a KeyError for modules that the adapter saved whole
+            raise ValueError(f"`name_or_path` is {name!r}, an adapter without some of its weights: {error}") from error
+    has_processor = _find(name, "processor_config.json", revision) is not None
+    processor = _load_processor(name, revision) if has_processor else _load_processor(base, base_revision)
+    # What the adapter saved whole is float32 or what it was trained in; the merged model has one type.
+    return adapted.merge_and_unload().to(model.dtype), processor
+
+
+def _load_processor(name: str, revision: str | None) -> LLMMDEProcessor:
+    try:
+        return LLMMDEProcessor.from_pretrained(name, revision=revision)
+    except OSError as error:
+        raise ValueError(
+            f"`name_or_path` is {name!r}, which has a model but no processor that loads; save one beside it with "
+            f"`LLMMDEProcessor.save_pretrained`: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _find(name: str, file: str, revision: str | None) -> str | None:
+    try:
+        return cached_file(name, file, revision=revision)
+    except OSError:
+        return None
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return torch.device("cpu") if accelerator is None else accelerator
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"`device` is {str(device)!r}, which this machine does not have: {reason}") from error
+
+
+__all__ = ["load_model_and_processor"]
