@@ -82,6 +82,8 @@ class LLMMDEConfig(PretrainedConfig):
             each image, positive and without upper bound (larger is farther).
         variance_focus (`float`, *optional*, defaults to 0.85):
             $\lambda$ of the SILog loss; at 1 a global scale error costs nothing. Relative models train with 1.
+        loss_reduction (`str`, *optional*, defaults to `"image"`):
+            Whether SILog is taken over each `"image"`, then averaged, or over all pixels of a `"batch"` as one.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation for weights that have no rule of their own.
 
@@ -124,6 +126,7 @@ class LLMMDEConfig(PretrainedConfig):
         max_depth: float = 10.0,
         depth_estimation_type: str = "metric",
         variance_focus: float = 0.85,
+        loss_reduction: str = "image",
         initializer_range: float = 0.02,
         format_version: int = FORMAT_VERSION,
         **kwargs,
@@ -153,6 +156,7 @@ class LLMMDEConfig(PretrainedConfig):
         self.max_depth = max_depth
         self.depth_estimation_type = depth_estimation_type
         self.variance_focus = variance_focus
+        self.loss_reduction = loss_reduction
         self.initializer_range = initializer_range
         self.format_version = format_version
         self._check_fields()
@@ -282,6 +286,8 @@ class LLMMDEConfig(PretrainedConfig):
             refuse("depth_estimation_type", "'metric' or 'relative'")
         if not is_number(self.variance_focus) or not 0 <= self.variance_focus <= 1:
             refuse("variance_focus", "between 0 and 1")
+        if self.loss_reduction not in ("image", "batch"):
+            refuse("loss_reduction", "'image' or 'batch'")
         if not is_number(self.initializer_range) or self.initializer_range <= 0:
             refuse("initializer_range", "a number above 0")
 

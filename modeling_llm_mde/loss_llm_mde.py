@@ -6,14 +6,27 @@ from torch import Tensor
 _SMALLEST_VARIANCE = 1e-12  # below it the loss is flat: the slope of a square root at 0 is infinite
 
 
+LOSS_REDUCTIONS = ("image", "batch")
+
+
 def silog_loss(
-    predicted_depth: Tensor, labels: Tensor, variance_focus: float = 0.85, max_depth: float | None = None
+    predicted_depth: Tensor,
+    labels: Tensor,
+    variance_focus: float = 0.85,
+    max_depth: float | None = None,
+    reduction: str = "image",
 ) -> Tensor:
     r"""Scale-invariant logarithmic loss over measured pixels (Eigen et al., 2014, Eq. 4, square-rooted).
 
-    With $d = \log \hat y - \log y$ over the measured pixels of the whole batch:
-    $\sqrt{\mathrm{mean}(d^2) - \lambda\,\mathrm{mean}(d)^2}$. Computed in float32 or better, whatever the autocast
-    context. The metric `silog` is another formula ($\lambda = 1$, times 100, image by image).
+    With $d = \log \hat y - \log y$ over measured pixels, $\sqrt{\mathrm{mean}(d^2) - \lambda\,\mathrm{mean}(d)^2}$ for
+    each image (as Eigen et al.), averaged over the images of the batch. So gradient accumulation and several processes
+    compute what one large batch does, and one unknown factor for each image costs nothing at $\lambda = 1$.
+    `reduction="batch"` takes all pixels of the batch as one image, as most published code does: images that are too
+    far and images that are too near then cancel in $\mathrm{mean}(d)$, so that $\lambda$ forgives scale only as far as
+    the batch shares it. With n images and independent scale errors, its $\lambda$ acts like $\lambda / n$ here.
+
+    Computed in float32 or better, whatever the autocast context. The metric `silog` is another formula
+    ($\lambda = 1$, times 100).
 
     Args:
         predicted_depth (`torch.Tensor` of shape `(batch_size, height, width)`): Depth in metres, positive.
@@ -21,19 +34,23 @@ def silog_loss(
             `max_depth` counts as missing.
         variance_focus (`float`, *optional*, defaults to 0.85): $\lambda$; at 1 a global scale error costs nothing.
         max_depth (`float`, *optional*): Largest label that counts, in metres. Defaults to no limit.
+        reduction (`str`, *optional*, defaults to `"image"`): `"image"` or `"batch"`. An image without a measured
+            pixel counts as a perfect one.
 
     Returns:
         `torch.Tensor`: Scalar, finite also when no pixel is measured (then 0, still attached to the graph) and when
         the prediction is perfect.
 
     Raises:
-        ValueError: If the two shapes differ.
+        ValueError: If the two shapes differ, or `reduction` is neither of the two.
     """
     if predicted_depth.shape != labels.shape:
         raise ValueError(
             f"`labels` is {tuple(labels.shape)} but `predicted_depth` is {tuple(predicted_depth.shape)}; pass both as "
             "(batch_size, height, width) at one size. The model's `forward` resizes its prediction to the labels."
         )
+    if reduction not in LOSS_REDUCTIONS:
+        raise ValueError(f"`reduction` is {reduction!r}; it must be 'image' or 'batch'.")
     with torch.autocast(predicted_depth.device.type, enabled=False):
         dtype = torch.promote_types(predicted_depth.dtype, torch.float32)
         predicted_depth, labels = predicted_depth.to(dtype), labels.to(dtype)
@@ -44,12 +61,14 @@ def silog_loss(
         safe_labels = torch.where(valid_mask, labels, 1.0)
         safe_depth = torch.where(valid_mask, predicted_depth, 1.0)
         difference = safe_depth.log() - safe_labels.log()
-        num_valid = valid_mask.sum().clamp_min(1)
-        mean_of_square = difference.square().sum() / num_valid
-        square_of_mean = (difference.sum() / num_valid).square()
+        pixels = (1, 2) if reduction == "image" else (0, 1, 2)
+        num_valid = valid_mask.sum(pixels)
+        count = num_valid.clamp_min(1)
+        mean_of_square = difference.square().sum(pixels) / count
+        square_of_mean = (difference.sum(pixels) / count).square()
         variance = mean_of_square - variance_focus * square_of_mean
         loss = variance.clamp_min(_SMALLEST_VARIANCE).sqrt()
-        return torch.where(valid_mask.any(), loss, 0.0 * predicted_depth.sum())
+        return torch.where(num_valid > 0, loss, 0.0 * predicted_depth.sum(pixels)).mean()
 
 
-__all__ = ["silog_loss"]
+__all__ = ["LOSS_REDUCTIONS", "silog_loss"]

@@ -7,6 +7,7 @@ paper's overview figure.
 
 import inspect
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer
 from transformers import initialization as init
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
@@ -208,6 +210,11 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
             sizes, layout.hidden_size, config.text_config.hidden_size, num_channels=layout.num_channels
         )
         self.post_init()
+        # The word embeddings are read from here, not only by the module around them. Kept apart from it, they stay
+        # with the root of a sharded model (FSDP), whose weights are whole during its forward pass.
+        embeddings = self.get_input_embeddings()
+        around = {type(m).__name__ for m in self.language_model.modules() if any(n is embeddings for n in m.modules())}
+        self._no_split_modules = sorted(set(self._no_split_modules) - around)
 
     @classmethod
     def from_vision_text_pretrained(
@@ -244,6 +251,20 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False):
+        """As in PyTorch, but also takes the names that `save_pretrained` writes, which for some encoders are older.
+
+        The Trainer loads its checkpoints this way, with `strict=False`: without the translation, resuming and loading
+        the best checkpoint would leave the layers of a ViT as they are, with a warning.
+        """
+        own = self.state_dict()
+        if not state_dict.keys() <= own.keys():
+            name_of = {id(tensor): name for name, tensor in own.items()}
+            saved = revert_weight_conversion(self, own)
+            renamed = {old: name_of[id(tensor)] for old, tensor in saved.items() if id(tensor) in name_of}
+            state_dict = {renamed.get(name, name): tensor for name, tensor in state_dict.items()}
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def load_adapter(self, *args, **kwargs):
         """As in Transformers, but refuses an adapter of which it would load only a part.
@@ -457,8 +478,14 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
         # The prediction is resized, never the labels: interpolating them would invent depth across holes and edges.
         resized = resize_map(predicted_depth.unsqueeze(1), tuple(labels.shape[-2:])).squeeze(1)
         if self.config.depth_estimation_type == "relative":
-            return silog_loss(resized, labels, variance_focus=1.0)
-        return silog_loss(resized, labels, self.config.variance_focus, max_depth=self.config.max_depth)
+            return silog_loss(resized, labels, variance_focus=1.0, reduction=self.config.loss_reduction)
+        return silog_loss(
+            resized,
+            labels,
+            self.config.variance_focus,
+            max_depth=self.config.max_depth,
+            reduction=self.config.loss_reduction,
+        )
 
     @torch.no_grad()
     def convert_prototypes(self, parametrization: str) -> "LLMMDEForDepthEstimation":

@@ -21,8 +21,27 @@ def test_loss_equals_the_formula_redone_by_hand():
     predicted_depth = torch.tensor([[[1.0, 4.0]], [[2.0, 3.0]]])
     labels = torch.tensor([[[2.0, 2.0]], [[0.0, 3.0]]])
     d = [math.log(1 / 2), math.log(4 / 2), 0.0]  # the pixels of all images together, the missing one left out
-    expected = math.sqrt(sum(x * x for x in d) / 3 - 0.5 * (sum(d) / 3) ** 2)
-    torch.testing.assert_close(silog_loss(predicted_depth, labels, variance_focus=0.5), torch.tensor(expected))
+    pooled = math.sqrt(sum(x * x for x in d) / 3 - 0.5 * (sum(d) / 3) ** 2)
+    first = math.sqrt((d[0] ** 2 + d[1] ** 2) / 2 - 0.5 * ((d[0] + d[1]) / 2) ** 2)  # the second is perfect
+    for reduction, expected in (("batch", pooled), ("image", first / 2)):
+        loss = silog_loss(predicted_depth, labels, variance_focus=0.5, reduction=reduction)
+        torch.testing.assert_close(loss, torch.tensor(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_the_loss_of_a_batch_is_the_mean_over_its_images():
+    """Else gradient accumulation and data parallelism would train on another loss than one large batch."""
+    predicted_depth, labels = torch.rand(4, 3, 5) + 1, torch.rand(4, 3, 5) + 1
+    labels[0, 0] = 0
+    labels[3] = 0  # nothing measured
+    parts = [silog_loss(predicted_depth[i : i + 1], labels[i : i + 1]) for i in range(4)]
+    torch.testing.assert_close(silog_loss(predicted_depth, labels), torch.stack(parts).mean())
+
+
+def test_a_factor_for_each_image_costs_nothing_at_full_variance_focus():
+    labels = torch.rand(2, 4, 4) + 1
+    predicted_depth = labels * torch.tensor([0.5, 3.0])[:, None, None]
+    assert silog_loss(predicted_depth, labels, variance_focus=1.0) < 1e-3
+    assert silog_loss(predicted_depth, labels, variance_focus=1.0, reduction="batch") > 0.5
 
 
 @pytest.mark.parametrize("missing", [0.0, -1.0, math.nan, math.inf, -math.inf, 10.5])
@@ -74,6 +93,11 @@ def test_the_gradient_is_right():
     labels[0, 0, 0] = math.nan
     predicted_depth.requires_grad_()
     assert torch.autograd.gradcheck(lambda depth: silog_loss(depth, labels), predicted_depth)
+
+
+def test_an_unknown_reduction_is_refused():
+    with pytest.raises(ValueError, match="`reduction` is 'sum'"):
+        silog_loss(torch.ones(1, 2, 2), torch.ones(1, 2, 2), reduction="sum")
 
 
 def test_different_shapes_are_refused():
