@@ -131,6 +131,16 @@ def side_by_side(
     return row
 
 
+def stack_rows(rows: Sequence[Image.Image]) -> Image.Image:
+    """Pictures one below the other, on white."""
+    picture = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    top = 0
+    for row in rows:
+        picture.paste(row, (0, top))
+        top += row.height
+    return picture
+
+
 def _measured(depth: np.ndarray) -> np.ndarray:
     return np.isfinite(depth) & (depth > 0)
 

@@ -5,6 +5,9 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {
+    "train": "adapt a model to your RGB-D frames, or train a small one from scratch",
+    "evaluate": "measure a model with a named protocol, beside predictors that see no photograph",
+    "predict": "write the depth of photographs, thousands of them, as PNG, NPY, pictures and point clouds",
     "demo": "train a small model for minutes and predict real photographs with it",
 }
 

@@ -9,15 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_mde.processing import DEPTH_WORDS, ImageStatistics, write_prompt
-
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
-    from transformers import BertTokenizer
 
-    from llm_mde import LLMMDEForDepthEstimation, LLMMDEProcessor
-    from llm_mde.processing import DepthSample, RGBDFolder
+    from llm_mde.processing import RGBDFolder
 
 NUM_SCENES = 200
 HEIGHT, WIDTH = 96, 128
@@ -52,8 +48,10 @@ def run(arguments: Sequence[str]) -> None:
     import numpy as np
     from transformers import logging, set_seed
 
+    from llm_mde.evaluation import MedianDepthBaseline, evaluate_depth
     from llm_mde.hub import write_model_folder
     from llm_mde.processing import RGBDFolder, median_depth
+    from llm_mde.training import compose_small_model
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -65,16 +63,20 @@ def run(arguments: Sequence[str]) -> None:
     print(f"{len(train_frames)} frames to train on and {len(val_frames)} to measure with, from {data}", flush=True)
 
     set_seed(options.seed)
-    model, processor = compose_small_model()
+    model, processor = compose_small_model(HEIGHT, WIDTH, MAX_DEPTH)
     print(f"A small LLM-MDE of {model.num_parameters() / 1e6:.1f} M weights, random so far. Training:", flush=True)
     training_started = time.monotonic()
-    train(model, processor, _shrink(train_frames), options.steps, options.seed)
+    train(model, processor, train_frames, options.steps, options.seed)
     training_seconds = time.monotonic() - training_started
+
+    def measure(model=None, processor=None, predict=None) -> dict[str, float]:
+        result = evaluate_depth(model, processor, val_frames, with_boundaries=False, progress=False, predict=predict)
+        return result.metrics
 
     median = median_depth(train_frames)
     metrics = {
-        f"the median, {median:.2f} m, everywhere": evaluate_median(val_frames, median),
-        f"LLM-MDE after {training_seconds:.0f} s of training": evaluate(model, processor, val_frames),
+        f"the {MedianDepthBaseline(median).name}, everywhere": measure(predict=MedianDepthBaseline(median)),
+        f"LLM-MDE after {training_seconds:.0f} s of training": measure(model, processor),
     }
     print(f"\nOn the {len(val_frames)} frames it has not seen (depth up to {MAX_DEPTH:g} m):")
     print(_as_table(metrics), flush=True)
@@ -106,121 +108,35 @@ def run(arguments: Sequence[str]) -> None:
     )
 
 
-def build_tokenizer() -> "BertTokenizer":
-    """A WordPiece tokenizer with every word that prompts are written in; other words are spelled letter by letter."""
-    import string
-
-    from transformers import BertTokenizer
-
-    prompts = " ".join(write_prompt(ImageStatistics(0, 0, 0, word)) for word in DEPTH_WORDS).lower()
-    words = "".join(letter if letter.isalnum() else " " for letter in prompts).split()
-    letters = string.ascii_lowercase + string.digits
-    vocabulary = [
-        *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
-        *dict.fromkeys([*letters, *string.punctuation, *(f"##{letter}" for letter in letters)]),
-        *(str(level) for level in range(10, 256)),
-        *sorted({word for word in words if len(word) > 1 and not word.isdigit()}),
-    ]
-    return BertTokenizer(vocab={word: index for index, word in enumerate(vocabulary)}, model_max_length=512)
-
-
-def compose_small_model() -> tuple["LLMMDEForDepthEstimation", "LLMMDEProcessor"]:
-    """LLM-MDE with every part of the paper in small, for 96 x 128 pixels, and its processor."""
-    from transformers import BertConfig, ViTConfig
-
-    from llm_mde import LLMMDEConfig, LLMMDEForDepthEstimation, LLMMDEImageProcessor, LLMMDEProcessor
-
-    processor = LLMMDEProcessor(LLMMDEImageProcessor(size={"height": HEIGHT, "width": WIDTH}), build_tokenizer())
-    config = LLMMDEConfig(
-        vision_config=ViTConfig(
-            image_size=WIDTH,
-            patch_size=16,
-            hidden_size=192,
-            num_hidden_layers=6,
-            num_attention_heads=3,
-            intermediate_size=576,
-        ),
-        text_config=BertConfig(
-            vocab_size=len(processor.tokenizer),
-            hidden_size=192,
-            num_hidden_layers=3,
-            num_attention_heads=3,
-            intermediate_size=576,
-        ),
-        num_prototypes=100,
-        head_hidden_sizes=[128, 96, 64, 32, 16],
-        max_depth=MAX_DEPTH,
-        default_prompt_ids=processor.default_prompt_ids(),
-    )
-    return LLMMDEForDepthEstimation(config), processor
-
-
-def train(model, processor, frames: list["DepthSample"], steps: int, seed: int) -> None:
-    """The stock Trainer on augmented frames: AdamW with the paper's cosine schedule."""
+def train(model, processor, frames: "RGBDFolder", steps: int, seed: int) -> None:
+    """The Trainer on augmented frames: AdamW with the paper's cosine schedule."""
     import tempfile
 
-    import torch
-    from transformers import Trainer, TrainingArguments
+    from llm_mde.processing import DepthAugmentation, DepthCollator
+    from llm_mde.training import AugmentedFrames, DepthTrainer, DepthTrainingArguments, FramesInMemory
 
-    from llm_mde.processing import DepthCollator
-
-    # A processor that multiplies bfloat16 natively trains faster with it; another one would have to emulate it.
-    on_cpu, features = not torch.accelerator.is_available(), torch.cpu.get_capabilities()
-    has_bfloat16 = any(features.get(name) for name in ("amx_bf16", "avx512_bf16"))
+    size = processor.image_processor.size
+    frames = FramesInMemory(frames, 2 * size["height"], 2 * size["width"])
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = TrainingArguments(
+        arguments = DepthTrainingArguments(
             output_dir=scratch,
             max_steps=steps,
             per_device_train_batch_size=BATCH_SIZE,
             learning_rate=1e-3,
             weight_decay=0.05,
-            warmup_steps=max(1, steps // 20),
-            lr_scheduler_type="cosine",
-            max_grad_norm=1.0,
             logging_steps=max(1, steps // 10),
-            use_cpu=on_cpu,
-            bf16=on_cpu and has_bfloat16,
-            dataloader_pin_memory=not on_cpu,
+            eval_strategy="no",
             save_strategy="no",
-            report_to="none",
-            remove_unused_columns=False,
+            load_best_model_at_end=False,
             seed=seed,
         )
-        Trainer(
+        DepthTrainer(
             model=model,
             args=arguments,
-            train_dataset=frames,
-            data_collator=DepthCollator(processor, augment=True, seed=seed),
+            train_dataset=AugmentedFrames(frames, DepthAugmentation(), seed),
+            data_collator=DepthCollator(processor),
         ).train()
     model.eval()
-
-
-def evaluate(model, processor, frames: "RGBDFolder") -> dict[str, float]:
-    """Standard metrics at the resolution of the measured depth."""
-    import torch
-
-    from llm_mde.evaluation import DepthMetrics
-
-    metrics = DepthMetrics(max_depth=MAX_DEPTH)
-    for frame in frames:
-        with torch.no_grad():
-            outputs = model(**processor(images=frame.image, return_tensors="pt").to(model.device))
-        (result,) = processor.post_process_depth_estimation(outputs, target_sizes=[frame.depth.shape])
-        metrics.update(result["predicted_depth"].cpu(), torch.from_numpy(frame.depth))
-    return metrics.compute()
-
-
-def evaluate_median(frames: "RGBDFolder", median: float) -> dict[str, float]:
-    """The same metrics for a predictor that has not looked at the photograph."""
-    import torch
-
-    from llm_mde.evaluation import DepthMetrics
-
-    metrics = DepthMetrics(max_depth=MAX_DEPTH)
-    for index in range(len(frames)):
-        labels = torch.from_numpy(frames.depth(index))
-        metrics.update(torch.full_like(labels, median), labels)
-    return metrics.compute()
 
 
 def _render_rooms(root: Path, seed: int) -> Path:
@@ -234,22 +150,6 @@ def _render_rooms(root: Path, seed: int) -> Path:
     shutil.rmtree(root, ignore_errors=True)
     with tqdm(total=NUM_SCENES, desc="Rendering rooms with exact depth") as bar:
         return render_scenes(root, NUM_SCENES, seed=seed, on_progress=lambda done, count: bar.update(done - bar.n))
-
-
-def _shrink(frames: "RGBDFolder") -> list["DepthSample"]:
-    """Frames at twice the training size, kept in memory: each is read from disk once instead of once an epoch."""
-    from dataclasses import replace
-
-    import torch
-    from tqdm.auto import tqdm
-
-    small = []
-    for frame in tqdm(frames, total=len(frames), desc="Reading frames"):
-        size = (min(2 * WIDTH, frame.image.width), min(2 * HEIGHT, frame.image.height))
-        depth = torch.from_numpy(frame.depth)[None, None]
-        depth = torch.nn.functional.interpolate(depth, size=size[::-1], mode="nearest-exact")[0, 0].numpy()
-        small.append(replace(frame, image=frame.image.resize(size), depth=depth))
-    return small
 
 
 def _real_photographs(frames: "RGBDFolder | None") -> list[Photograph]:
@@ -288,7 +188,7 @@ def _write_results(
     """One picture of all photographs; for each a 16-bit PNG in millimetres and the prompt."""
     import numpy as np
 
-    from llm_mde.processing.colours import colourise, depth_limits, side_by_side
+    from llm_mde.processing.colours import colourise, depth_limits, side_by_side, stack_rows
     from llm_mde.processing.depth_files import write_depth_png
 
     written, rows = [], []
@@ -304,31 +204,17 @@ def _write_results(
         write_depth_png(output / f"{name}_depth_mm.png", depth)
         (output / f"{name}_prompt.txt").write_text(prompt + "\n")
         written += [output / f"{name}_depth_mm.png", output / f"{name}_prompt.txt"]
-    _stack(rows).save(output / "picture.png")
+    stack_rows(rows).save(output / "picture.png")
     return [output / "picture.png", *written]
-
-
-def _stack(rows: list["Image.Image"]) -> "Image.Image":
-    from PIL import Image
-
-    picture = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
-    top = 0
-    for row in rows:
-        picture.paste(row, (0, top))
-        top += row.height
-    return picture
 
 
 def _metrics_of_one(predicted_depth: "np.ndarray", depth: "np.ndarray") -> dict[str, float]:
     import torch
-    from torch.nn import functional as F
 
     from llm_mde.evaluation import DepthMetrics
 
     metrics = DepthMetrics(max_depth=MAX_DEPTH)
-    predicted = torch.from_numpy(predicted_depth)[None, None]
-    predicted = F.interpolate(predicted, size=depth.shape, mode="bilinear", align_corners=False)[0, 0]
-    metrics.update(predicted, torch.from_numpy(depth))
+    metrics.update(torch.from_numpy(predicted_depth), torch.from_numpy(depth))
     return metrics.compute()
 
 

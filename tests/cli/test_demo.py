@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from llm_mde.cli import main
-from llm_mde.cli.demo import build_tokenizer
 from llm_mde.processing import DEPTH_WORDS, ImageStatistics, read_depth_png, write_depth_png, write_prompt
+from llm_mde.training.small_model import build_tokenizer
 
 
 @pytest.fixture

@@ -1,0 +1,69 @@
+"""`llm-mde train`: from RGB-D frames to an adapter, or to a small model of its own, and a table of how good it is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .arguments import parse_arguments, read_argument_file, starts_with_file
+
+RECIPES = ("lora", "full", "frozen", "from-scratch")
+
+
+@dataclass
+class RunArguments:
+    """The run as a whole."""
+
+    recipe: str = field(
+        default="lora",
+        metadata={
+            "help": "Values that a file or flags replace: 'lora' (the paper's), 'full', 'frozen', or 'from-scratch'.",
+            "choices": RECIPES,
+        },
+    )
+    protocol: str = field(default="plain", metadata={"help": "How the result is measured; see `llm-mde evaluate`."})
+
+
+def run(arguments: Sequence[str]) -> None:
+    """`llm-mde train`: load, adapt, train, keep, measure."""
+    from llm_mde.training.arguments import DepthTrainingArguments
+    from llm_mde.training.run import FrameArguments, ModelArguments, train
+
+    from .data_arguments import DataArguments
+    from .evaluate import EvaluateArguments, evaluate
+
+    recipe = _recipe_of(arguments)
+    run_arguments, model_arguments, frame_arguments, data_arguments, training_arguments = parse_arguments(
+        "train",
+        [RunArguments, ModelArguments, FrameArguments, DataArguments, DepthTrainingArguments],
+        arguments,
+        "Adapts LLM-MDE to RGB-D frames with the Trainer of Transformers, measures the result on the evaluation split "
+        "beside the trivial baselines, and leaves an adapter or a model folder. Start it through `accelerate launch "
+        "-m llm_mde.cli train ...` for several processes.",
+        defaults=Path(__file__).parent.parent / "training" / "recipes" / f"{recipe}.yaml",
+    )
+    folder = train(model_arguments, frame_arguments, data_arguments, training_arguments)
+    measure = EvaluateArguments(
+        model=str(folder),
+        output=str(folder.parent / "evaluation"),
+        protocol=run_arguments.protocol,
+        device=str(training_arguments.device),
+        baselines=not data_arguments.streaming,  # they would read the whole stream again
+    )
+    evaluate(measure, data_arguments)
+    if training_arguments.process_index == 0:
+        print(f"\nKept in {folder}", flush=True)
+
+
+def _recipe_of(arguments: Sequence[str]) -> str:
+    """The recipe named by a flag, else by the file of arguments, else the paper's."""
+    import argparse
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--recipe")
+    recipe = parser.parse_known_args(list(arguments))[0].recipe
+    if recipe is None and starts_with_file(arguments):
+        recipe = read_argument_file(Path(arguments[0])).get("recipe")
+    recipe = RunArguments.recipe if recipe is None else recipe
+    if recipe not in RECIPES:
+        raise ValueError(f"`recipe` is {recipe!r}; choose one of {', '.join(RECIPES)}.")
+    return recipe

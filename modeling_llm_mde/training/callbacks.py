@@ -1,0 +1,123 @@
+"""What a training run tells its user: pictures of fixed frames, metres in the progress bar, and a learning curve."""
+
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from llm_mde.processing import DepthSample, LLMMDEProcessor
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+CURVE_COLUMNS = ("step", "epoch", "loss", "learning_rate", "eval_loss", "eval_abs_rel", "eval_rmse", "eval_delta1")
+
+
+class PanelCallback(TrainerCallback):
+    """
+    After each evaluation, a picture of the same few frames: photograph, prediction, measured depth, relative error.
+
+    Pictures go to `panels/` in the output folder, and to TensorBoard where `report_to` names it.
+
+    Args:
+        frames (`list[DepthSample]`): Frames to show, two to four.
+        processor ([`LLMMDEProcessor`]): The model's.
+    """
+
+    def __init__(self, frames: list[DepthSample], processor: LLMMDEProcessor):
+        self.frames = frames
+        self.processor = processor
+        self._writer = None
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model=None, **kwargs
+    ) -> None:
+        if not state.is_world_process_zero:
+            return
+        picture = draw_panel(model, self.processor, self.frames)
+        folder = Path(args.output_dir) / "panels"
+        folder.mkdir(parents=True, exist_ok=True)
+        picture.save(folder / f"step_{state.global_step:06d}.png")
+        if "tensorboard" in args.report_to:
+            if self._writer is None:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._writer = SummaryWriter(Path(args.output_dir) / "runs" / "panels")
+            self._writer.add_image("frames", np.asarray(picture), state.global_step, dataformats="HWC")
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+@torch.no_grad()
+def draw_panel(model, processor: LLMMDEProcessor, frames: list[DepthSample], height: int = 160) -> "Image.Image":
+    """
+    One row for each frame: photograph, prediction and measured depth in one colour scale, relative error.
+
+    Args:
+        model: The model, or a `PeftModel` around it; stays in the mode it was in.
+        processor ([`LLMMDEProcessor`]): Its processor.
+        frames (`list[DepthSample]`): What to show.
+        height (`int`, *optional*, defaults to 160): Of one row's pictures in pixels.
+    """
+    from llm_mde.processing.colours import colourise, depth_limits, side_by_side, stack_rows
+
+    was_training = model.training
+    model.eval()
+    rows = []
+    for frame in frames:
+        inputs = processor(images=frame.image, return_tensors="pt").to(model.device)
+        (result,) = processor.post_process_depth_estimation(model(**inputs), target_sizes=[frame.depth.shape])
+        predicted = result["predicted_depth"].cpu().numpy()
+        measured = frame.depth > 0
+        error = np.where(measured, np.abs(predicted - frame.depth) / np.where(measured, frame.depth, 1), 0)
+        near, far = depth_limits(predicted, frame.depth)
+        abs_rel = error[measured].mean() if measured.any() else float("nan")
+        panels = [
+            (frame.name[-30:], frame.image),
+            ("prediction", colourise(predicted, near, far)),
+            ("measured", colourise(frame.depth, near, far)),
+            # A pixel without error would count as unmeasured: it gets the least error there is.
+            (f"error {100 * abs_rel:.0f} %, red is 50 %", colourise(np.where(measured, error + 1e-6, 0), 0, 0.5)),
+        ]
+        rows.append(side_by_side(panels, near, far, height=height))
+    model.train(was_training)
+    return stack_rows(rows)
+
+
+class MetresCallback(TrainerCallback):
+    """One line after each evaluation, with the errors in the units people think in."""
+
+    def on_evaluate(
+        self, args, state: TrainerState, control, metrics: dict[str, float] | None = None, **kwargs
+    ) -> None:
+        if state.is_world_process_zero and metrics and "eval_abs_rel" in metrics:
+            print(
+                f"step {state.global_step}: off by {100 * metrics['eval_abs_rel']:.1f} % "
+                f"(rmse {metrics['eval_rmse']:.2f} m), {100 * metrics['eval_delta1']:.0f} % within a quarter",
+                flush=True,
+            )
+
+
+def learning_curve(log_history: list[dict]) -> str:
+    """The Trainer's log as CSV, one row for each step that reported something; see `CURVE_COLUMNS`."""
+    rows: dict[int, dict] = {}
+    for entry in log_history:
+        reported = {name: entry[name] for name in CURVE_COLUMNS if name in entry}
+        if len(reported) > 2:
+            rows.setdefault(entry["step"], {}).update(reported)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CURVE_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for _, row in sorted(rows.items()):
+        writer.writerow({name: f"{value:.6g}" for name, value in row.items()})
+    return text.getvalue()
+
+
+__all__ = ["MetresCallback", "PanelCallback", "draw_panel", "learning_curve"]

@@ -1,0 +1,362 @@
+"""A training run from its arguments: base, adapter, data, Trainer, final measurement, and the folder to keep."""
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transformers.utils import logging
+
+from .adapters import (
+    LORA_PRESETS,
+    NEW_LAYERS,
+    TRAINING_METHODS,
+    count_parameters,
+    format_parameter_table,
+    lora_config,
+    prepare_for_training,
+)
+from .arguments import DepthTrainingArguments
+
+if TYPE_CHECKING:
+    from llm_mde import LLMMDEForDepthEstimation, LLMMDEProcessor
+
+logger = logging.get_logger(__name__)
+
+AUGMENTATIONS = ("none", "mild", "strong")
+PAPER_ENCODERS = ("google/vit-base-patch16-224", "google-bert/bert-base-uncased")
+
+
+@dataclass
+class ModelArguments:
+    """Which model is trained, and what of it."""
+
+    model: str | None = field(default=None, metadata={"help": "LLM-MDE model to start from: folder or Hub id."})
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub id."})
+    vision_model: str = field(
+        default=PAPER_ENCODERS[0], metadata={"help": "Vision encoder of a new model, where `--model` is not given."}
+    )
+    language_model: str = field(
+        default=PAPER_ENCODERS[1], metadata={"help": "Language model of a new model, where `--model` is not given."}
+    )
+    from_scratch: bool = field(
+        default=False, metadata={"help": "Compose a small model of random weights instead, for machines without any."}
+    )
+    image_height: int | None = field(default=None, metadata={"help": "Pixels the model reads; of new models."})
+    image_width: int | None = field(default=None, metadata={"help": "Pixels the model reads; of new models."})
+    max_depth: float = field(default=10.0, metadata={"help": "Farthest depth of a new model in metres."})
+    variance_focus: float | None = field(
+        default=None, metadata={"help": "SILog's lambda: 1 ignores one common factor, 0 counts it in full."}
+    )
+    method: str = field(
+        default="lora", metadata={"help": "What is trained: 'lora', 'full' or 'frozen'.", "choices": TRAINING_METHODS}
+    )
+    lora_preset: str = field(
+        default="default", metadata={"help": "Ranks and targets of the adapter.", "choices": tuple(LORA_PRESETS)}
+    )
+    vision_rank: int | None = field(default=None, metadata={"help": "Rank in the vision encoder; 0 for none."})
+    vision_alpha: int | None = field(default=None, metadata={"help": "Scale in the vision encoder; twice the rank."})
+    language_rank: int | None = field(default=None, metadata={"help": "Rank in the language model; 0 for none."})
+    language_alpha: int | None = field(default=None, metadata={"help": "Scale in the language model; twice the rank."})
+    lora_targets: list[str] | None = field(
+        default=None, metadata={"help": "Projections to adapt: query, key, value, output."}
+    )
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout in front of the updates."})
+    use_dora: bool = field(default=False, metadata={"help": "Weight-decomposed updates (DoRA)."})
+    use_rslora: bool = field(default=False, metadata={"help": "Updates scaled by alpha / sqrt(rank) (rsLoRA)."})
+    adapter_dtype: str = field(
+        default="float32",
+        metadata={"help": "Type of the saved adapter; bfloat16 halves the file.", "choices": ("float32", "bfloat16")},
+    )
+    quantization: str | None = field(
+        default=None,
+        metadata={
+            "help": "Load the frozen base in '4bit' or '8bit' (bitsandbytes, GPU).",
+            "choices": ("4bit", "8bit"),
+        },
+    )
+    dataset_prompt: str | None = field(default=None, metadata={"help": "What kind of scenes the photographs show."})
+    camera_prompt: str | None = field(default=None, metadata={"help": "A sentence about the camera."})
+
+
+@dataclass
+class FrameArguments:
+    """How frames are prepared for training."""
+
+    augmentation: str = field(
+        default="mild", metadata={"help": "Joint augmentation of the training frames.", "choices": AUGMENTATIONS}
+    )
+    cut_depth: float = field(default=0.0, metadata={"help": "Probability of CutDepth."})
+    keep_in_memory: bool = field(
+        default=False, metadata={"help": "Decode each frame once and keep it at twice the model's size."}
+    )
+    num_panel_frames: int = field(default=4, metadata={"help": "Evaluation frames drawn after each evaluation."})
+
+
+def compose_from_encoders(
+    vision: str,
+    language: str,
+    height: int | None = None,
+    width: int | None = None,
+    **overrides,
+) -> tuple["LLMMDEForDepthEstimation", "LLMMDEProcessor"]:
+    """
+    A new model out of two pretrained encoders, with a processor that normalises as the vision encoder was trained.
+
+    Args:
+        vision, language (`str`): Folders or Hub ids.
+        height, width (`int`, *optional*): Pixels the model reads; by default the vision encoder's own.
+        overrides: Fields of [`LLMMDEConfig`].
+    """
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    from llm_mde import LLMMDEForDepthEstimation, LLMMDEImageProcessor, LLMMDEProcessor
+
+    model = LLMMDEForDepthEstimation.from_vision_text_pretrained(vision, language, **overrides)
+    options = {}
+    try:
+        of_encoder = AutoImageProcessor.from_pretrained(vision)
+        described = getattr(of_encoder, "data_config", None) or vars(of_encoder)
+        mean, std = (described.get(f"image_{name}", described.get(name)) for name in ("mean", "std"))
+        if mean is not None and std is not None:
+            options = {"image_mean": list(mean), "image_std": list(std)}
+    except (OSError, ValueError, KeyError):
+        logger.warning(f"{vision!r} has no image processor; colours are normalised to -1 ... 1.")
+    own_size = getattr(model.config.vision_config, "image_size", 224)
+    own_height, own_width = (own_size, own_size) if isinstance(own_size, int) else own_size
+    image_processor = LLMMDEImageProcessor(
+        size={"height": height or own_height, "width": width or own_width}, **options
+    )
+    tokenizer = AutoTokenizer.from_pretrained(language)
+    processor = LLMMDEProcessor(image_processor, tokenizer, max_prompt_length=model.config.max_prompt_length)
+    return model, processor
+
+
+def load_base(
+    arguments: ModelArguments, output_dir: Path, resume: bool = False, is_main_process: bool = True
+) -> tuple["LLMMDEForDepthEstimation", "LLMMDEProcessor"]:
+    """
+    The model to train, and its processor.
+
+    A model composed here is written to `output_dir/base` first when an adapter will be trained on it, since an adapter
+    without its base is of no use. With several processes, the main one goes first.
+
+    Raises:
+        ValueError: If the arguments contradict each other, or quantisation is asked for without a GPU.
+    """
+    from llm_mde.hub import load_model_and_processor, write_model_folder
+
+    from .small_model import compose_small_model
+
+    changes = {} if arguments.variance_focus is None else {"variance_focus": arguments.variance_focus}
+    base_folder = output_dir / "base"
+    if arguments.model is None and resume and base_folder.is_dir():
+        model, processor = load_model_and_processor(base_folder, device="cpu")
+    elif arguments.model is not None:
+        if arguments.from_scratch:
+            raise ValueError(f"`from_scratch` is true but `model` is {arguments.model!r}; give one of the two.")
+        if arguments.quantization is not None:
+            model, processor = _load_quantised(arguments)
+        else:
+            model, processor = load_model_and_processor(arguments.model, arguments.model_revision, device="cpu")
+    else:
+        if arguments.quantization is not None:
+            raise ValueError(f"`quantization` is {arguments.quantization!r}, which needs a saved `model` to load.")
+        if arguments.from_scratch:
+            if arguments.method != "full":
+                raise ValueError(
+                    f"`from_scratch` is true but `method` is {arguments.method!r}; random weights have to be trained: "
+                    "pass --method full."
+                )
+            model, processor = compose_small_model(
+                arguments.image_height or 96, arguments.image_width or 128, arguments.max_depth, **changes
+            )
+        else:
+            model, processor = compose_from_encoders(
+                arguments.vision_model,
+                arguments.language_model,
+                arguments.image_height,
+                arguments.image_width,
+                max_depth=arguments.max_depth,
+                **changes,
+            )
+        if arguments.method == "lora":
+            if is_main_process:
+                shutil.rmtree(base_folder, ignore_errors=True)
+                write_model_folder(base_folder, model, processor)
+            model, processor = load_model_and_processor(base_folder, device="cpu")
+    for name, value in changes.items():
+        setattr(model.config, name, value)
+    for name in ("dataset_prompt", "camera_prompt"):
+        if getattr(arguments, name) is not None:
+            setattr(processor, name, getattr(arguments, name))
+    return model, processor
+
+
+def _load_quantised(arguments: ModelArguments) -> tuple["LLMMDEForDepthEstimation", "LLMMDEProcessor"]:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    from llm_mde import LLMMDEForDepthEstimation, LLMMDEProcessor
+
+    if not torch.cuda.is_available():
+        raise ValueError(
+            f"`quantization` is {arguments.quantization!r}, which needs a CUDA GPU (bitsandbytes), and this machine "
+            "has none; leave it out."
+        )
+    if arguments.method != "lora":
+        raise ValueError(f"`method` is {arguments.method!r}; a quantised base is frozen: pass --method lora.")
+    settings = BitsAndBytesConfig(
+        load_in_4bit=arguments.quantization == "4bit",
+        load_in_8bit=arguments.quantization == "8bit",
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=[*NEW_LAYERS, "word_basis"],
+    )
+    model = LLMMDEForDepthEstimation.from_pretrained(
+        arguments.model, revision=arguments.model_revision, quantization_config=settings
+    )
+    return model, LLMMDEProcessor.from_pretrained(arguments.model, revision=arguments.model_revision)
+
+
+def train(
+    model_arguments: ModelArguments, frame_arguments: FrameArguments, data_arguments, arguments: DepthTrainingArguments
+) -> Path:
+    """
+    Trains, and leaves an adapter or a model with its learning curve in `arguments.output_dir`.
+
+    Args:
+        model_arguments ([`ModelArguments`]), frame_arguments ([`FrameArguments`]): As `llm-mde train` takes them.
+        data_arguments (`DataArguments`): With `load_train()` and `load_eval()`.
+        arguments ([`DepthTrainingArguments`]): The Trainer's.
+
+    Returns:
+        `Path`: The folder of the adapter (`adapter/`) or of the model (`model/`), loadable by `pipeline`.
+
+    Raises:
+        ValueError: If the output folder holds checkpoints and `resume_from_checkpoint` is not given, there is nothing
+            to resume, or for the reasons of [`load_base`] and the data.
+    """
+    from transformers import set_seed
+
+    from llm_mde.hub import write_adapter_folder, write_model_folder
+    from llm_mde.processing import DepthCollator
+
+    from .callbacks import MetresCallback, PanelCallback, learning_curve
+    from .diagnostics import DiagnosticsCallback
+    from .frames import AugmentedFrames, AugmentedStream, FramesInMemory
+    from .trainer import DepthTrainer, StreamingDepthMetrics
+
+    output_dir = Path(arguments.output_dir)
+    checkpoint = _checkpoint_to_resume(arguments)
+    set_seed(arguments.seed)
+    train_frames, eval_frames = data_arguments.load_train(), data_arguments.load_eval()
+    with arguments.main_process_first(local=False, desc="loading the base model"):
+        is_main_process = arguments.process_index == 0
+        model, processor = load_base(model_arguments, output_dir, checkpoint is not None, is_main_process)
+    config = None
+    if model_arguments.method == "lora":
+        config = lora_config(
+            model,
+            model_arguments.lora_preset,
+            vision_rank=model_arguments.vision_rank,
+            vision_alpha=model_arguments.vision_alpha,
+            language_rank=model_arguments.language_rank,
+            language_alpha=model_arguments.language_alpha,
+            targets=model_arguments.lora_targets,
+            dropout=model_arguments.lora_dropout,
+            use_dora=model_arguments.use_dora,
+            use_rslora=model_arguments.use_rslora,
+        )
+        config.revision = model_arguments.model_revision
+    model = prepare_for_training(model, model_arguments.method, config)
+    if arguments.process_index == 0:
+        print(format_parameter_table(count_parameters(model)), flush=True)
+
+    size = processor.image_processor.size
+    panel_frames = _some(eval_frames, frame_arguments.num_panel_frames)
+    callbacks = [
+        MetresCallback(),
+        DiagnosticsCallback(processor, _some(train_frames, 8), _some(eval_frames, 8)),
+        *([PanelCallback(panel_frames, processor)] if panel_frames else []),
+    ]
+    is_stream = not hasattr(train_frames, "__getitem__")
+    if frame_arguments.keep_in_memory:
+        if is_stream:
+            raise ValueError("`keep_in_memory` is on, but `streaming` is too: a stream is not kept; drop one of them.")
+        train_frames = FramesInMemory(train_frames, 2 * size["height"], 2 * size["width"])
+        eval_frames = FramesInMemory(eval_frames, 2 * size["height"], 2 * size["width"])
+    augmentation = _augmentation(frame_arguments, model.config.max_depth)
+    if augmentation is not None:
+        augmented = AugmentedStream if is_stream else AugmentedFrames
+        train_frames = augmented(train_frames, augmentation, arguments.seed)
+    trainer = DepthTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train_frames,
+        eval_dataset=eval_frames,
+        data_collator=DepthCollator(processor),
+        processing_class=processor,
+        compute_metrics=StreamingDepthMetrics(model.config.max_depth),
+        callbacks=callbacks,
+    )
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+
+    folder = output_dir / ("adapter" if config is not None else "model")
+    if trainer.is_world_process_zero():
+        (output_dir / "learning_curve.csv").write_text(learning_curve(trainer.state.log_history))
+        (output_dir / "log_history.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        trained = trainer.accelerator.unwrap_model(trainer.model)
+        if config is not None:
+            write_adapter_folder(folder, trained, processor, dtype=model_arguments.adapter_dtype)
+        else:
+            write_model_folder(folder, trained, processor)
+    trainer.accelerator.wait_for_everyone()
+    return folder
+
+
+def _checkpoint_to_resume(arguments: DepthTrainingArguments) -> Path | None:
+    from .trainer import last_complete_checkpoint
+
+    asked, last = arguments.resume_from_checkpoint, last_complete_checkpoint(arguments.output_dir)
+    if asked is None or asked.lower() in ("false", "no"):
+        if last is not None:
+            raise ValueError(
+                f"`output_dir` is {arguments.output_dir!r}, which holds {last.name} of an earlier run; pass "
+                "--resume_from_checkpoint true to go on from it, or another folder."
+            )
+        return None
+    if asked.lower() in ("true", "yes", "last"):
+        if last is None:
+            logger.warning(f"{arguments.output_dir!r} holds no complete checkpoint to resume from: starting anew.")
+        return last
+    if not Path(asked).is_dir():
+        raise ValueError(f"`resume_from_checkpoint` is {asked!r}, which is no folder; pass one, or true for the last.")
+    return Path(asked)
+
+
+def _augmentation(arguments: FrameArguments, max_depth: float):
+    from dataclasses import replace
+
+    from llm_mde.processing import DepthAugmentation
+
+    if arguments.augmentation == "none":
+        if arguments.cut_depth:
+            raise ValueError(f"`cut_depth` is {arguments.cut_depth} but `augmentation` is 'none'; pass 'mild'.")
+        return None
+    augmentation = DepthAugmentation.strong() if arguments.augmentation == "strong" else DepthAugmentation()
+    return replace(augmentation, cut_depth=arguments.cut_depth, max_depth=max_depth)
+
+
+def _some(frames, count: int) -> list:
+    """Evenly spaced frames of a map-style dataset, the first ones of a stream."""
+    from itertools import islice
+
+    if not hasattr(frames, "__len__"):
+        return list(islice(frames, count))
+    count = min(count, len(frames))
+    return [frames[index * len(frames) // count] for index in range(count)]
+
+
+__all__ = ["FrameArguments", "ModelArguments", "compose_from_encoders", "load_base", "train"]

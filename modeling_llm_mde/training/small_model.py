@@ -1,0 +1,72 @@
+"""LLM-MDE in small: every part of the paper at a size that two CPU cores train from random weights in minutes."""
+
+import string
+from typing import TYPE_CHECKING
+
+from llm_mde.processing import DEPTH_WORDS, ImageStatistics, LLMMDEImageProcessor, LLMMDEProcessor, write_prompt
+
+if TYPE_CHECKING:
+    from transformers import BertTokenizer
+
+    from llm_mde import LLMMDEForDepthEstimation
+
+
+def build_tokenizer() -> "BertTokenizer":
+    """A WordPiece tokenizer with every word that prompts are written in; other words are spelled letter by letter."""
+    from transformers import BertTokenizer
+
+    prompts = " ".join(write_prompt(ImageStatistics(0, 0, 0, word)) for word in DEPTH_WORDS).lower()
+    words = "".join(letter if letter.isalnum() else " " for letter in prompts).split()
+    letters = string.ascii_lowercase + string.digits
+    vocabulary = [
+        *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
+        *dict.fromkeys([*letters, *string.punctuation, *(f"##{letter}" for letter in letters)]),
+        *(str(level) for level in range(10, 256)),
+        *sorted({word for word in words if len(word) > 1 and not word.isdigit()}),
+    ]
+    return BertTokenizer(vocab={word: index for index, word in enumerate(vocabulary)}, model_max_length=512)
+
+
+def compose_small_model(
+    height: int = 96, width: int = 128, max_depth: float = 10.0, **overrides
+) -> tuple["LLMMDEForDepthEstimation", LLMMDEProcessor]:
+    """
+    A ViT of six layers, a BERT of three, 100 prototypes and the depth head, all random, with their processor.
+
+    Args:
+        height, width (`int`, *optional*, defaults to 96 and 128): Pixels the model reads; multiples of 16.
+        max_depth (`float`, *optional*, defaults to 10.0): Farthest depth it can say, in metres.
+        overrides: Other fields of [`LLMMDEConfig`].
+
+    Returns:
+        `tuple[LLMMDEForDepthEstimation, LLMMDEProcessor]`: 4.9 M weights.
+    """
+    from transformers import BertConfig, ViTConfig
+
+    from llm_mde import LLMMDEConfig, LLMMDEForDepthEstimation
+
+    processor = LLMMDEProcessor(LLMMDEImageProcessor(size={"height": height, "width": width}), build_tokenizer())
+    config = LLMMDEConfig(
+        vision_config=ViTConfig(
+            image_size=max(height, width),
+            patch_size=16,
+            hidden_size=192,
+            num_hidden_layers=6,
+            num_attention_heads=3,
+            intermediate_size=576,
+        ),
+        text_config=BertConfig(
+            vocab_size=len(processor.tokenizer),
+            hidden_size=192,
+            num_hidden_layers=3,
+            num_attention_heads=3,
+            intermediate_size=576,
+        ),
+        max_depth=max_depth,
+        default_prompt_ids=processor.default_prompt_ids(),
+        **{"num_prototypes": 100, "head_hidden_sizes": [128, 96, 64, 32, 16], **overrides},
+    )
+    return LLMMDEForDepthEstimation(config), processor
+
+
+__all__ = ["build_tokenizer", "compose_small_model"]
