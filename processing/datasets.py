@@ -1,77 +1,211 @@
-"""Photographs with measured depth, read from a folder one pair at a time."""
+"""Where data with measured depth comes from: one function for every layout, and folders of pairs as a class."""
 
-import csv
+import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-from PIL import Image
-from torch.utils.data import Dataset
+from transformers.utils import logging
 
-from .depth_files import MILLIMETRE, check_depth_encoding, read_depth
+from .dataset_columns import open_columns
+from .dataset_layouts import INTRINSIC_COLUMNS, REQUIRED_COLUMNS, DepthTable, open_index, open_pairs
+from .dataset_layouts_diode import diode_masks, open_diode
+from .dataset_layouts_kitti import is_kitti, open_kitti
+from .dataset_layouts_nyu import is_nyu_scene, open_nyu_labelled, open_nyu_raw
+from .dataset_layouts_sun_rgbd import open_sun_rgbd, sun_scenes
+from .dataset_layouts_tum_rgbd import open_tum_rgbd, tum_sequences
+from .depth_datasets import DepthDataset, StreamingDepthDataset
+from .depth_samples import DepthSample, Intrinsics
+from .depth_units import check_units as refuse_implausible_units
+from .depth_units import median_depth
 
-REQUIRED_COLUMNS = (
-    "rgb",
-    "depth",
-    "split",
-    "dataset",
-    "scene",
-    "depth_encoding",
-    "depth_scale_to_metres",
-    "depth_offset_metres",
-    "invalid_raw_values",
-)
-INTRINSIC_COLUMNS = ("fx", "fy", "cx", "cy")
-PHOTOGRAPH_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+logger = logging.get_logger(__name__)
 
-
-@dataclass(frozen=True)
-class Intrinsics:
-    """A pinhole camera in pixels of its photograph: focal lengths and principal point, pixel centres at integers."""
-
-    fx: float
-    fy: float
-    cx: float
-    cy: float
+_MAX_STREAMING_SHARDS = 64
 
 
 @dataclass(frozen=True)
-class DepthSample:
-    """One photograph and its measured depth.
+class _Layout:
+    """A way in which data lies on disk or on the Hub."""
 
-    Attributes:
-        image (`PIL.Image.Image`): The photograph, mode RGB.
-        depth (`np.ndarray` of shape `(height, width)`, float32): z-depth in metres; 0 marks a missing measurement.
-            It covers the photograph's field of view, at the same or at a lower resolution.
-        intrinsics (`Intrinsics`, *optional*): The photograph's camera, `None` where unknown.
-        name (`str`): Which sample this is: the photograph's path inside its folder.
+    mark: str  # what it is recognised by, in words
+    is_here: Callable[[Path], bool]
+    open: Callable[..., DepthTable]
+    options: tuple[str, ...]  # arguments of `load_depth_dataset` that mean something here
+
+
+# In the order in which a folder is looked at: a sequence of TUM RGB-D also has rgb/ and depth/.
+_LAYOUTS = {
+    "index": _Layout("index.csv", lambda root: (root / "index.csv").is_file(), open_index, ("dataset",)),
+    "nyu_labelled": _Layout(
+        "nyu_depth_v2_labeled.mat",
+        lambda root: root.suffix == ".mat" or (root / "nyu_depth_v2_labeled.mat").is_file(),
+        open_nyu_labelled,
+        ("depth_scale",),
+    ),
+    "tum_rgbd": _Layout(
+        "rgb.txt and depth.txt, here or one folder below",
+        lambda root: bool(tum_sequences(root)),
+        open_tum_rgbd,
+        ("depth_scale",),
+    ),
+    "pairs": _Layout(
+        "rgb/ and depth/",
+        lambda root: (root / "rgb").is_dir() and (root / "depth").is_dir(),
+        open_pairs,
+        ("depth_scale",),
+    ),
+    "nyu_raw": _Layout(
+        "folders of scenes with rgb_* and sync_depth_*, or with rgb/ and depth/",
+        lambda root: any(is_nyu_scene(folder) for folder in root.iterdir()),
+        open_nyu_raw,
+        ("depth_scale", "split_list"),
+    ),
+    "kitti": _Layout(
+        "data_depth_annotated/, or recordings below folders of dates",
+        is_kitti,
+        open_kitti,
+        ("depth_scale", "split_list"),
+    ),
+    "hub": _Layout(
+        "*.parquet",
+        lambda root: next(root.rglob("*.parquet"), None) is not None,
+        open_columns,
+        ("depth_scale", "image_column", "depth_column", "config_name", "revision", "streaming"),
+    ),
+    "sun_rgbd": _Layout(
+        "folders with image/, depth_bfx/ and intrinsics.txt",
+        lambda root: next(sun_scenes(root), None) is not None,
+        open_sun_rgbd,
+        ("depth_scale",),
+    ),
+    "diode": _Layout(
+        "*_depth_mask.npy", lambda root: next(diode_masks(root), None) is not None, open_diode, ("depth_scale",)
+    ),
+}
+LAYOUTS = tuple(_LAYOUTS)
+
+
+def load_depth_dataset(
+    source: str | os.PathLike,
+    layout: str | None = None,
+    split: str | None = "train",
+    *,
+    dataset: str | None = None,
+    depth_scale: float | None = None,
+    image_column: str | None = None,
+    depth_column: str | None = None,
+    config_name: str | None = None,
+    revision: str | None = None,
+    split_list: str | None = None,
+    kb_crop: bool = False,
+    streaming: bool = False,
+    check_units: bool = True,
+) -> DepthDataset | StreamingDepthDataset:
+    """Photographs with measured depth from a folder, a file or the Hub, as [`DepthSample`]s.
+
+    | `layout` | what it is | splits |
+    |---|---|---|
+    | `index` | a folder with an index.csv ([`RGBDFolder`]) | its column `split` |
+    | `pairs` | rgb/ and depth/ with the same stems ([`RGBDFolder`]) | `train`, `val` |
+    | `nyu_labelled` | NYU Depth v2, the official .mat file | `train`, `test` of splits.mat |
+    | `nyu_raw` | NYU Depth v2, folders of scenes | `train`, `val` by whole scenes, or a `split_list` |
+    | `kitti` | KITTI raw with annotated depth | `train`, `val`, or a `split_list` |
+    | `sun_rgbd` | SUN RGB-D | `train`, `test` of allsplit.mat, else `train`, `val` |
+    | `diode` | DIODE | `train`, `val` |
+    | `tum_rgbd` | TUM RGB-D, one or several sequences | `train`, `val` |
+    | `hub` | a Hub data set or a folder of Parquet files, by columns | its own |
+
+    The `open_...` functions of the modules `dataset_layouts...` and `dataset_columns` describe each. Files are looked
+    for at once and decoded when asked for. The depth of 32 samples (the first ones of a stream) is read to see
+    whether it can be metres; `dataset.report` says what was found.
+
+    Args:
+        source (`str` or `os.PathLike`): A folder, the labelled .mat file, or the id of a Hub data set ("user/name").
+        layout (`str`, *optional*): One of the table; by default it is recognised.
+        split (`str`, *optional*, defaults to `"train"`): Which part; `None` takes everything.
+        dataset (`str`, *optional*): Rows of this data set alone (`index`).
+        depth_scale (`float`, *optional*): Metres per stored unit. Layouts of benchmarks know theirs, an index.csv
+            states it, `hub` requires it.
+        image_column, depth_column, config_name, revision (`str`, *optional*): For `hub`.
+        split_list (`str`, *optional*): A file that lists pairs (`kitti`, `nyu_raw`); then `split` says nothing.
+        kb_crop (`bool`, *optional*, defaults to `False`): Whether to cut photograph, depth and principal point to the
+            352 x 1216 pixels at the bottom centre, as KITTI's benchmark does.
+        streaming (`bool`, *optional*, defaults to `False`): Whether to return a [`StreamingDepthDataset`].
+        check_units (`bool`, *optional*, defaults to `True`): Whether to refuse a median depth outside 0.2 m to 80 m.
+
+    Raises:
+        ValueError: If the layout is not recognised, an argument does not belong to it, the data is incomplete, or the
+            depth cannot be metres.
+        ImportError: If a package of `llm-mde[train]` is missing.
     """
+    layout = recognise_layout(source) if layout is None else layout
+    if layout not in _LAYOUTS:
+        raise ValueError(f"`layout` is {layout!r}; choose one of {', '.join(LAYOUTS)}.")
+    options: dict[str, Any] = {
+        "dataset": dataset,
+        "depth_scale": depth_scale,
+        "image_column": image_column,
+        "depth_column": depth_column,
+        "config_name": config_name,
+        "revision": revision,
+        "split_list": split_list,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    strangers = [name for name in options if name not in _LAYOUTS[layout].options]
+    if strangers:
+        raise ValueError(
+            f"`{strangers[0]}` is {options[strangers[0]]!r}, but {str(source)!r} is read as layout {layout!r}, which "
+            f"has no use for it; leave it out (it takes {', '.join(_LAYOUTS[layout].options)})."
+        )
+    if depth_scale is not None and not (math.isfinite(depth_scale) and depth_scale > 0):
+        raise ValueError(
+            f"`depth_scale` is {depth_scale}; pass metres per stored unit, for example 0.001 for millimetres."
+        )
+    if layout == "hub":
+        table = open_columns(source, split, streaming=streaming, **options)
+    else:
+        if not Path(source).is_dir() and not (layout == "nyu_labelled" and Path(source).is_file()):
+            raise ValueError(f"`source` is {str(source)!r}, and there is no such folder.")
+        table = _LAYOUTS[layout].open(Path(source), split, **options)
+    table.reader.kb_crop = kb_crop
+    rows = table.rows
+    if streaming and layout != "hub":
+        rows = rows.to_iterable_dataset(num_shards=min(_MAX_STREAMING_SHARDS, len(rows)))
+    kind = StreamingDepthDataset if streaming else DepthDataset
+    loaded = kind(rows, table.reader, table.depth_scale, table.num_without_depth)
+    if table.num_without_depth:
+        logger.warning(f"{split_list!r} names {table.num_without_depth} photographs without ground truth; left out.")
+    if check_units:
+        logger.info(f"{source} ({layout}, {split_list or split}): {loaded.report}")
+        setting = "depth_scale_to_metres" if layout == "index" else "depth_scale"
+        refuse_implausible_units(loaded.report, table.depth_scale, setting)
+    return loaded
 
-    image: Image.Image
-    depth: np.ndarray
-    intrinsics: Intrinsics | None
-    name: str
+
+def recognise_layout(source: str | os.PathLike) -> str:
+    """Which layout a folder or file has; something that is neither, with one slash, is taken for a Hub id.
+
+    Raises:
+        ValueError: If it is none of the known ones; the message says what was looked for.
+    """
+    path = Path(source)
+    if not path.exists():
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+            return "hub"
+        raise ValueError(f"`source` is {str(source)!r}: no such folder, and no Hub id, which is 'user/name'.")
+    for name, layout in _LAYOUTS.items():
+        if (path.is_dir() or name == "nyu_labelled") and layout.is_here(path):
+            return name
+    looked_for = "; ".join(f"{name}: {layout.mark}" for name, layout in _LAYOUTS.items())
+    raise ValueError(f"`source` is {str(source)!r}, and no layout was recognised. Looked for: {looked_for}.")
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """Where one pair lies and how its depth is stored: a checked row."""
-
-    name: str
-    rgb: Path
-    depth: Path
-    encoding: str
-    scale: float
-    offset: float
-    invalid_raw_values: tuple[float, ...]
-    intrinsics: Intrinsics | None
-
-
-class RGBDFolder(Dataset):
-    """A map-style dataset of [`DepthSample`] over a folder; files are checked for at construction, decoded when asked.
+class RGBDFolder(DepthDataset):
+    """A [`DepthDataset`] over a folder; files are checked for at construction, decoded when asked.
 
     Two layouts are understood. A folder with an `index.csv` has one row for each pair, with the columns `rgb` and
     `depth` (paths relative to the folder), `split`, `dataset`, `scene`, `depth_encoding` (as `encoding` of
@@ -85,6 +219,8 @@ class RGBDFolder(Dataset):
     Its names are sorted (numbers by value) and cut into ten contiguous blocks, five if there are fewer than ten
     frames; every fifth block is `val`, the rest is `train`. Blocks, not every fifth frame: neighbouring frames of a
     video are nearly the same picture, and a validation frame between two training frames would measure memory.
+
+    [`load_depth_dataset`] reads these and other layouts, and also checks that the depth can be metres.
 
     Args:
         root (`str` or `os.PathLike`): The folder.
@@ -116,206 +252,24 @@ class RGBDFolder(Dataset):
                     f"`depth_scale` is {depth_scale}, but {str(self.root / 'index.csv')!r} states a scale for each "
                     "row; leave the argument out, or correct the column `depth_scale_to_metres`."
                 )
-            self._pairs = _pairs_of_index(self.root, split, dataset)
+            table = open_index(self.root, split, dataset)
         else:
             if dataset is not None:
                 raise ValueError(f"`dataset` is {dataset!r}, but {str(self.root)!r} has no index.csv to select by.")
-            self._pairs = _pairs_of_stems(self.root, split, MILLIMETRE if depth_scale is None else depth_scale)
-        missing = [path for pair in self._pairs for path in (pair.rgb, pair.depth) if not path.is_file()]
-        if missing:
-            raise ValueError(
-                f"`root` is {str(self.root)!r}, and {len(missing)} of the files it lists are not there, the first "
-                f"{str(missing[0])!r}; complete the folder, or take the rows out of index.csv."
-            )
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, index: int) -> DepthSample:
-        """Decode one pair.
-
-        Raises:
-            ValueError: If a file cannot be decoded, or photograph and depth differ in shape by more than 2 %.
-        """
-        pair = self._pairs[index]
-        image = _read_photograph(pair.rgb)
-        depth = self.depth(index)
-        height, width = depth.shape
-        if abs(image.width * height / (image.height * width) - 1) > 0.02:
-            raise ValueError(
-                f"{str(pair.rgb)!r} is {image.width}x{image.height} but {str(pair.depth)!r} is {width}x{height}; "
-                "a pair shows the same field of view, so crop one of them first."
-            )
-        return DepthSample(image=image, depth=depth, intrinsics=pair.intrinsics, name=pair.name)
-
-    def depth(self, index: int) -> np.ndarray:
-        """Read the depth of one pair alone, float32 `(height, width)` in metres, 0 missing."""
-        pair = self._pairs[index]
-        return read_depth(pair.depth, pair.encoding, pair.scale, pair.offset, pair.invalid_raw_values)
-
-    @property
-    def names(self) -> list[str]:
-        """The name of each sample, in order."""
-        return [pair.name for pair in self._pairs]
+            table = open_pairs(self.root, split, depth_scale)
+        super().__init__(table.rows, table.reader, table.depth_scale)
 
 
-def median_depth(dataset: RGBDFolder | Iterable[DepthSample]) -> float:
-    """Median over all measured pixels of a set, in metres, exact to 1 mm: the trivial predictor.
-
-    Pixels are counted in bins of a millimetre, so memory does not grow with the set.
-
-    Raises:
-        ValueError: If no pixel is measured, or half of them are a kilometre away or farther (the scale is wrong).
-    """
-    last = 1_000_000  # one kilometre in millimetres
-    counts = np.zeros(last + 1, dtype=np.int64)
-    if isinstance(dataset, RGBDFolder):  # leaves the photographs closed
-        depth_maps = (dataset.depth(index) for index in range(len(dataset)))
-    else:
-        depth_maps = (sample.depth for sample in dataset)
-    for depth in depth_maps:
-        measured = depth[np.isfinite(depth) & (depth > 0)].astype(np.float64)
-        millimetres = np.minimum(np.rint(measured / MILLIMETRE), last).astype(np.int64)
-        seen = np.bincount(millimetres)
-        counts[: len(seen)] += seen
-    total = int(counts.sum())
-    if total == 0:
-        raise ValueError("`dataset` has no measured pixel; check the depth scale and the invalid values.")
-    cumulative = np.cumsum(counts)
-    lower = np.searchsorted(cumulative, (total - 1) // 2, side="right")
-    upper = np.searchsorted(cumulative, total // 2, side="right")
-    if upper == last:
-        raise ValueError("`dataset` has a median depth of 1 km or more; is its depth scale in metres per stored unit?")
-    return float((lower + upper) / 2 * MILLIMETRE)
-
-
-def _read_photograph(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"{str(path)!r} has Pillow mode {image.mode}; a photograph has 8 bits per channel.")
-            photograph = image.convert("RGB")
-    except OSError as error:
-        raise ValueError(f"{str(path)!r} is not a readable photograph: {error}") from error
-    # The depth map lies on the pixel grid as stored: nothing later may turn the photograph alone by its EXIF tag.
-    photograph.info.pop("exif", None)
-    photograph.getexif().clear()
-    return photograph
-
-
-def _pairs_of_index(root: Path, split: str | None, dataset: str | None) -> list[_Pair]:
-    index = root / "index.csv"
-    with index.open(newline="", encoding="utf-8-sig") as lines:
-        reader = csv.DictReader(lines)
-        absent = [column for column in REQUIRED_COLUMNS if column not in (reader.fieldnames or ())]
-        if absent:
-            raise ValueError(f"{str(index)!r} lacks the columns {', '.join(absent)}; `RGBDFolder` describes them.")
-        rows = [(reader.line_num, row) for row in reader]
-    chosen = [
-        (line, row)
-        for line, row in rows
-        if (split is None or row["split"] == split) and (dataset is None or row["dataset"] == dataset)
-    ]
-    if not chosen:
-        there = sorted({f"{row['dataset']}/{row['split']}" for _, row in rows})
-        raise ValueError(
-            f"`split` is {split!r} and `dataset` is {dataset!r}, but {str(index)!r} has no such row; "
-            f"it has {', '.join(there) or 'none at all'}."
-        )
-    pairs = []
-    for line, row in chosen:
-        try:
-            pairs.append(_pair_of_row(root, row))
-        except ValueError as error:
-            raise ValueError(f"{str(index)!r}, line {line}: {error}") from None
-    return pairs
-
-
-def _pair_of_row(root: Path, row: dict[str, str]) -> _Pair:
-    check_depth_encoding(row["depth_encoding"] or "")
-    given = [row.get(column) or "" for column in INTRINSIC_COLUMNS]
-    if any(given) and not all(given):
-        raise ValueError(f"{dict(zip(INTRINSIC_COLUMNS, given, strict=True))} is half a camera; fill all or none.")
-    return _Pair(
-        name=row["rgb"],
-        rgb=_inside(root, row["rgb"]),
-        depth=_inside(root, row["depth"]),
-        encoding=row["depth_encoding"],
-        scale=_number(row, "depth_scale_to_metres"),
-        offset=_number(row, "depth_offset_metres"),
-        invalid_raw_values=tuple(float(value) for value in (row["invalid_raw_values"] or "").split(";") if value),
-        intrinsics=Intrinsics(*(_number(row, column) for column in INTRINSIC_COLUMNS)) if all(given) else None,
-    )
-
-
-def _number(row: dict[str, str], column: str) -> float:
-    try:
-        return float(row[column])
-    except (TypeError, ValueError):
-        raise ValueError(f"`{column}` is {row[column]!r}, which is not a number.") from None
-
-
-def _inside(root: Path, relative: str | None) -> Path:
-    # By the name alone, without resolving links: the files of a Hub snapshot are links into another folder.
-    path = PurePosixPath((relative or "").replace("\\", "/"))
-    if not relative or path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", relative):
-        raise ValueError(f"the path {relative!r} leaves the folder; write paths relative to index.csv, without '..'.")
-    return root / path
-
-
-def _pairs_of_stems(root: Path, split: str | None, depth_scale: float) -> list[_Pair]:
-    if not (root / "rgb").is_dir() or not (root / "depth").is_dir():
-        raise ValueError(
-            f"`root` is {str(root)!r}, which has neither an index.csv nor the folders rgb/ and depth/; "
-            "put photographs into rgb/ and 16-bit PNGs with the same stems into depth/."
-        )
-    if split not in (None, "train", "val"):
-        raise ValueError(f"`split` is {split!r}, but a folder without index.csv has 'train' and 'val' only.")
-    photographs = _files_by_stem(root / "rgb", PHOTOGRAPH_SUFFIXES)
-    depth_maps = _files_by_stem(root / "depth", (".png",))
-    alone = sorted(photographs.keys() ^ depth_maps.keys())
-    if alone:
-        raise ValueError(
-            f"`root` is {str(root)!r}, where {len(alone)} names are in only one of rgb/ and depth/, the first "
-            f"{alone[0]!r}; give each photograph one depth map with the same stem."
-        )
-    stems = sorted(photographs, key=_by_number)
-    blocks = 10 if len(stems) >= 10 else 5
-    chosen = [
-        stem
-        for position, stem in enumerate(stems)
-        if split is None or (split == "val") == (position * blocks // len(stems) % 5 == 4)
-    ]
-    if not chosen:
-        raise ValueError(
-            f"`split` is {split!r}, but {str(root)!r} has {len(stems)} pairs; add frames, val needs five."
-        )
-    return [
-        _Pair(
-            name=f"rgb/{photographs[stem].name}",
-            rgb=photographs[stem],
-            depth=depth_maps[stem],
-            encoding="png16",
-            scale=depth_scale,
-            offset=0.0,
-            invalid_raw_values=(0,),
-            intrinsics=None,
-        )
-        for stem in chosen
-    ]
-
-
-def _files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    files = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() not in suffixes:
-            continue
-        if path.stem in files:
-            raise ValueError(f"{str(folder)!r} has {files[path.stem].name!r} and {path.name!r}; keep one of them.")
-        files[path.stem] = path
-    return files
-
-
-def _by_number(stem: str) -> list[tuple[int, int, str]]:
-    """Sort `frame_10` after `frame_9`: neighbours in time have to be neighbours in the list."""
-    return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", stem) if part]
+__all__ = [
+    "INTRINSIC_COLUMNS",
+    "LAYOUTS",
+    "REQUIRED_COLUMNS",
+    "DepthDataset",
+    "DepthSample",
+    "Intrinsics",
+    "RGBDFolder",
+    "StreamingDepthDataset",
+    "load_depth_dataset",
+    "median_depth",
+    "recognise_layout",
+]

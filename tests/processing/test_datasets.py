@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llm_mde.processing import DepthSample, Intrinsics, RGBDFolder, write_depth_png
+from llm_mde.processing import DepthDataset, DepthSample, Intrinsics, RGBDFolder, write_depth_png
 from llm_mde.processing.datasets import REQUIRED_COLUMNS, median_depth
 
 
@@ -59,6 +59,13 @@ def test_an_indexed_pair_comes_in_metres_with_its_camera(indexed):
     assert (sample.depth == 1).all()
     assert sample.intrinsics == Intrinsics(fx=500.5, fy=501.0, cx=4.0, cy=3.0)
     assert sample.name == "rgb/1.png"
+
+
+def test_a_folder_is_a_dataset_with_subsets(indexed):
+    folder = RGBDFolder(indexed, split=None)
+    assert isinstance(folder, DepthDataset)
+    assert folder.few_shot(2).select([1])[0].name == folder.few_shot(2).names[1]
+    assert folder.root == indexed
 
 
 def test_rows_are_chosen_by_split_and_dataset(indexed):
