@@ -113,6 +113,8 @@ def evaluate(options: EvaluateArguments, data_options: DataArguments) -> Evaluat
     model, processor = load_model_and_processor(
         options.model, revision=options.revision, device=options.device, dtype=options.dtype
     )
+    if rank == 0:
+        print(f"eval: {frames.report}", flush=True)
     measure = {"protocol": protocol, "batch_size": options.batch_size, "with_boundaries": options.boundaries}
     result = evaluate_depth(model, processor, frames, on_image=worst, **measure)
     baselines = {}

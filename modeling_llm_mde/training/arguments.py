@@ -45,6 +45,9 @@ class DepthTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Whether to end with the best checkpoint."})
     metric_for_best_model: str | None = field(default="abs_rel", metadata={"help": "By which metric it is the best."})
     greater_is_better: bool | None = field(default=False, metadata={"help": "Whether a larger metric is better."})
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many evaluations without a better metric; by default never."}
+    )
     batch_eval_metrics: bool = field(default=True, metadata={"help": "Sum metrics instead of collecting maps."})
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "Must stay off for RGB-D frames."})
 

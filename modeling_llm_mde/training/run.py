@@ -237,7 +237,7 @@ def train(
         ValueError: If the output folder holds checkpoints and `resume_from_checkpoint` is not given, there is nothing
             to resume, or for the reasons of [`load_base`] and the data.
     """
-    from transformers import set_seed
+    from transformers import EarlyStoppingCallback, set_seed
 
     from llm_mde.hub import write_adapter_folder, write_model_folder
     from llm_mde.processing import DepthCollator
@@ -271,6 +271,7 @@ def train(
         config.revision = model_arguments.model_revision
     model = prepare_for_training(model, model_arguments.method, config)
     if arguments.process_index == 0:
+        print(f"train: {train_frames.report}\neval: {eval_frames.report}")
         print(format_parameter_table(count_parameters(model)), flush=True)
 
     size = processor.image_processor.size
@@ -280,6 +281,8 @@ def train(
         DiagnosticsCallback(processor, _some(train_frames, 8), _some(eval_frames, 8)),
         *([PanelCallback(panel_frames, processor)] if panel_frames else []),
     ]
+    if arguments.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
     is_stream = not hasattr(train_frames, "__getitem__")
     if frame_arguments.keep_in_memory:
         if is_stream:

@@ -60,7 +60,7 @@ SHORT = ("--num_train_epochs", "2", "--mixed_precision", "no", "--learning_rate"
 def test_frames_become_an_adapter_and_a_table(data, base, tmp_path, capsys):
     output = tmp_path / "output"
     train(
-        data, output, "--model", str(base), "--vision_rank", "4", "--shots", "12", "--report_to", "tensorboard", *SHORT
+        data, output, "--model", str(base), "--vision_rank", "4", "--shots", "12", *SHORT
     )
     printed = capsys.readouterr().out
     assert "depth_head" in printed  # the parameter table
@@ -79,6 +79,14 @@ def test_frames_become_an_adapter_and_a_table(data, base, tmp_path, capsys):
     assert not torch.equal(
         depth_of(output / "adapter", data / "rgb" / "0.png"), depth_of(base, data / "rgb" / "0.png")
     )
+
+
+@pytest.mark.slow
+def test_training_stops_when_it_gets_no_better(data, base, tmp_path):
+    flags = ("--learning_rate", "0.0", "--num_train_epochs", "9", "--early_stopping_patience", "2")
+    train(data, tmp_path / "output", "--model", str(base), "--recipe", "frozen", *flags)
+    curve = list(csv.DictReader((tmp_path / "output" / "learning_curve.csv").open()))
+    assert float(curve[-1]["epoch"]) == 3  # the first is the best, two follow
 
 
 @pytest.mark.slow
