@@ -61,6 +61,8 @@ def compose_small_model(
             num_hidden_layers=3,
             num_attention_heads=3,
             intermediate_size=576,
+            hidden_dropout_prob=0.0,  # of a few words, so often seen that there is nothing to learn by heart
+            attention_probs_dropout_prob=0.0,
         ),
         max_depth=max_depth,
         default_prompt_ids=processor.default_prompt_ids(),
