@@ -8,6 +8,7 @@ COMMANDS = {
     "train": "adapt a model to your RGB-D frames, or train a small one from scratch",
     "evaluate": "measure a model with a named protocol, beside predictors that see no photograph",
     "predict": "write the depth of photographs, thousands of them, as PNG, NPY, pictures and point clouds",
+    "study": "ask what the paper claims or leaves open, over several seeds: a table and a plot",
     "demo": "train a small model for minutes and predict real photographs with it",
 }
 

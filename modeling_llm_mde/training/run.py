@@ -108,12 +108,21 @@ def compose_from_encoders(
         vision, language (`str`): Folders or Hub ids.
         height, width (`int`, *optional*): Pixels the model reads; by default the vision encoder's own.
         overrides: Fields of [`LLMMDEConfig`].
+
+    Raises:
+        ValueError: If one of the encoders cannot be loaded.
     """
     from transformers import AutoImageProcessor, AutoTokenizer
 
     from llm_mde import LLMMDEForDepthEstimation, LLMMDEImageProcessor, LLMMDEProcessor
 
-    model = LLMMDEForDepthEstimation.from_vision_text_pretrained(vision, language, **overrides)
+    try:
+        model = LLMMDEForDepthEstimation.from_vision_text_pretrained(vision, language, **overrides)
+    except OSError as error:
+        raise ValueError(
+            f"`vision_model` is {vision!r} and `language_model` {language!r}, of which one is no folder and cannot be "
+            f"had from the Hub: {' '.join(str(error).split())} Without any, train with --recipe from-scratch."
+        ) from error
     options = {}
     try:
         of_encoder = AutoImageProcessor.from_pretrained(vision)

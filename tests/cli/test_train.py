@@ -59,9 +59,7 @@ SHORT = ("--num_train_epochs", "2", "--mixed_precision", "no", "--learning_rate"
 @pytest.mark.slow
 def test_frames_become_an_adapter_and_a_table(data, base, tmp_path, capsys):
     output = tmp_path / "output"
-    train(
-        data, output, "--model", str(base), "--vision_rank", "4", "--shots", "12", *SHORT
-    )
+    train(data, output, "--model", str(base), "--vision_rank", "4", "--shots", "12", *SHORT)
     printed = capsys.readouterr().out
     assert "depth_head" in printed  # the parameter table
     assert "median depth" in printed  # the table of results
@@ -175,6 +173,7 @@ def test_a_killed_run_resumes_to_the_same_weights(recipe, data, base, tmp_path):
         (["--model", "x", "--quantization", "4bit"], "needs a CUDA GPU"),
         (["--resume_from_checkpoint", "/no/such/folder"], "is no folder"),
         (["--model", "/no/such/model"], "/no/such/model"),
+        (["--vision_model", "/no/such/vit"], "`vision_model` is '/no/such/vit'"),
         (["--recipe", "from-scratch", "--shots", "500"], "500"),
     ],
 )
