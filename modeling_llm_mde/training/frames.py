@@ -12,20 +12,8 @@ from transformers import TrainerCallback, TrainerState
 from llm_mde.processing import DepthAugmentation, DepthSample
 
 
-class AugmentedFrames(Dataset):
-    """
-    A map-style dataset whose frames are augmented, differently in each epoch.
-
-    The draws depend on the seed, the epoch and the frame's place alone. So neither the number of workers or processes
-    nor an interruption changes them: a resumed run sees what an uninterrupted one would have seen. [`DepthTrainer`]
-    tells the epoch; a stock Trainer does so with [`EpochCallback`]. The number lies in shared memory, so that workers
-    that live on learn of it as well.
-
-    Args:
-        frames (`Sequence[DepthSample]`): A map-style dataset, such as `RGBDFolder`.
-        augmentation (`DepthAugmentation`): What to do with each.
-        seed (`int`, *optional*, defaults to 0): Of the draws.
-    """
+class _Augmented:
+    """What is augmented how, and in which epoch; the number lies in shared memory, where workers see it too."""
 
     def __init__(self, frames, augmentation: DepthAugmentation, seed: int = 0):
         self.frames = frames
@@ -36,14 +24,33 @@ class AugmentedFrames(Dataset):
     def set_epoch(self, epoch: int) -> None:
         self._epoch.fill_(epoch)
 
+    def _draws(self, *key: int) -> torch.Generator:
+        state = np.random.SeedSequence([self.seed, int(self._epoch), *key]).generate_state(1, np.uint64)[0]
+        return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+class AugmentedFrames(_Augmented, Dataset):
+    """
+    A map-style dataset whose frames are augmented, differently in each epoch.
+
+    The draws depend on the seed, the epoch and the frame's place alone. So neither the number of workers or processes
+    nor an interruption changes them: a resumed run sees what an uninterrupted one would have seen. [`DepthTrainer`]
+    tells the epoch; a stock Trainer does so with [`EpochCallback`].
+
+    Args:
+        frames (`Sequence[DepthSample]`): A map-style dataset, such as `RGBDFolder`.
+        augmentation (`DepthAugmentation`): What to do with each.
+        seed (`int`, *optional*, defaults to 0): Of the draws.
+    """
+
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, index: int) -> DepthSample:
-        return self.augmentation(self.frames[index], _generator(self.seed, int(self._epoch), index))
+        return self.augmentation(self.frames[index], self._draws(index))
 
 
-class AugmentedStream(IterableDataset):
+class AugmentedStream(_Augmented, IterableDataset):
     """
     [`AugmentedFrames`] for a stream: the draws depend on the seed, the epoch, the worker and the place in its stream.
 
@@ -53,26 +60,14 @@ class AugmentedStream(IterableDataset):
         seed (`int`, *optional*, defaults to 0): Of the draws.
     """
 
-    def __init__(self, frames, augmentation: DepthAugmentation, seed: int = 0):
-        self.frames = frames
-        self.augmentation = augmentation
-        self.seed = seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
     def set_epoch(self, epoch: int) -> None:
-        self._epoch.fill_(epoch)
+        super().set_epoch(epoch)
         self.frames.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[DepthSample]:
         worker = get_worker_info()
         for place, frame in enumerate(self.frames):
-            draws = _generator(self.seed, int(self._epoch), worker.id if worker else 0, place)
-            yield self.augmentation(frame, draws)
-
-
-def _generator(*key: int) -> torch.Generator:
-    state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+            yield self.augmentation(frame, self._draws(worker.id if worker else 0, place))
 
 
 class EpochCallback(TrainerCallback):
