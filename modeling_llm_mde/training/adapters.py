@@ -40,7 +40,7 @@ class LoraPreset:
 
 LORA_PRESETS = {
     "default": LoraPreset(vision_rank=16, vision_alpha=32, language_rank=16, language_alpha=32),
-    # Ranks of the authors' release: 160 with alpha 320 in the vision encoder, 32 in the language model, on q, k and v.
+    # The authors' ranks, 160 (alpha 320) and 32. Which encoder has which, and the second alpha, are our reading.
     "authors": LoraPreset(160, 320, 32, 32, targets=("query", "key", "value")),
 }
 
