@@ -80,6 +80,7 @@ def _load_adapter(
 ) -> tuple[LLMMDEForDepthEstimation, LLMMDEProcessor]:
     try:
         from peft import PeftConfig, PeftModel
+        from peft.utils import SAFETENSORS_WEIGHTS_NAME
     except ImportError as error:
         raise ImportError(f"{name!r} is an adapter, which needs PEFT: pip install peft.") from error
 
@@ -97,11 +98,17 @@ def _load_adapter(
             f"`name_or_path` is {name!r}, an adapter on the base {base!r} (`base_model_name_or_path` in its "
             f"adapter_config.json), which does not load: {error}"
         ) from error
+    weights = _find(name, SAFETENSORS_WEIGHTS_NAME, revision)
+    if weights is None:
+        raise ValueError(
+            f"`name_or_path` is {name!r}, an adapter without {SAFETENSORS_WEIGHTS_NAME}; save it with "
+            "`save_pretrained`, which writes that file. Pickled weights are not read."
+        )
     with warnings.catch_warnings():
         # An adapter that is loaded in part would predict, but not what it was trained to.
         warnings.filterwarnings("error", message=".*missing adapter keys", category=UserWarning)
         try:
-            adapted = PeftModel.from_pretrained(model, name, revision=revision)
+            adapted = PeftModel.from_pretrained(model, str(Path(weights).parent), config=peft_config)
         except (KeyError, UserWarning) as error:  # a KeyError for modules that the adapter saved whole
             raise ValueError(f"`name_or_path` is {name!r}, an adapter without some of its weights: {error}") from error
     has_processor = _find(name, "processor_config.json", revision) is not None

@@ -2,13 +2,13 @@
 
 import os
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # huggingface_hub reads it once, when it is imported
+
 import pytest
 import torch
 from transformers import BertConfig, ViTConfig
 
 from llm_mde import LLMMDEConfig, LLMMDEForDepthEstimation, LLMMDEImageProcessor, LLMMDEProcessor
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 VOCAB_SIZE = 99
 

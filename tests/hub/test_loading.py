@@ -151,6 +151,13 @@ def test_half_an_adapter_is_refused(kept, lost, adapter):
         load_model_and_processor(adapter[0])
 
 
+def test_pickled_weights_are_not_read(adapter):
+    folder, _ = adapter
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(ValueError, match=r"an adapter without adapter_model\.safetensors"):
+        load_model_and_processor(folder)
+
+
 def test_half_a_model_is_refused(model_folder):
     from safetensors.torch import load_file, save_file
 
