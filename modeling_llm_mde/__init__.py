@@ -15,7 +15,7 @@ from transformers import (
 from llm_mde.processing import LLMMDEImageProcessor, LLMMDEImageProcessorPil, LLMMDEProcessor
 
 from .configuration_llm_mde import LLMMDEConfig
-from .loss_llm_mde import silog_loss
+from .loss_llm_mde import relative_loss, silog_loss
 from .modeling_llm_mde import LLMMDEDepthEstimatorOutput, LLMMDEForDepthEstimation, LLMMDEPreTrainedModel
 from .pipeline_llm_mde import LLMMDEDepthEstimationPipeline
 
@@ -46,5 +46,6 @@ __all__ = [
     "LLMMDEImageProcessorPil",
     "LLMMDEPreTrainedModel",
     "LLMMDEProcessor",
+    "relative_loss",
     "silog_loss",
 ]

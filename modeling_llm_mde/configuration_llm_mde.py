@@ -83,7 +83,9 @@ class LLMMDEConfig(PretrainedConfig):
         variance_focus (`float`, *optional*, defaults to 0.85):
             $\lambda$ of the SILog loss; at 1 a global scale error costs nothing. Relative models train with 1.
         loss_reduction (`str`, *optional*, defaults to `"image"`):
-            Whether SILog is taken over each `"image"`, then averaged, or over all pixels of a `"batch"` as one.
+            Whether losses are taken over each `"image"`, then averaged, or over all pixels of a `"batch"` as one.
+        relative_weight (`float`, *optional*, defaults to 0.0):
+            Weight of the mean absolute relative error, added to SILog. Not in the paper; metric models only.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation for weights that have no rule of their own.
 
@@ -127,6 +129,7 @@ class LLMMDEConfig(PretrainedConfig):
         depth_estimation_type: str = "metric",
         variance_focus: float = 0.85,
         loss_reduction: str = "image",
+        relative_weight: float = 0.0,
         initializer_range: float = 0.02,
         format_version: int = FORMAT_VERSION,
         **kwargs,
@@ -157,6 +160,7 @@ class LLMMDEConfig(PretrainedConfig):
         self.depth_estimation_type = depth_estimation_type
         self.variance_focus = variance_focus
         self.loss_reduction = loss_reduction
+        self.relative_weight = relative_weight
         self.initializer_range = initializer_range
         self.format_version = format_version
         self._check_fields()
@@ -288,6 +292,10 @@ class LLMMDEConfig(PretrainedConfig):
             refuse("variance_focus", "between 0 and 1")
         if self.loss_reduction not in ("image", "batch"):
             refuse("loss_reduction", "'image' or 'batch'")
+        if not is_number(self.relative_weight) or not 0 <= self.relative_weight < math.inf:
+            refuse("relative_weight", "a number, 0 or above")
+        if self.relative_weight > 0 and self.depth_estimation_type == "relative":
+            refuse("relative_weight", "0 where `depth_estimation_type` is 'relative': its scale means nothing")
         if not is_number(self.initializer_range) or self.initializer_range <= 0:
             refuse("initializer_range", "a number above 0")
 

@@ -5,7 +5,6 @@ from torch import Tensor
 
 _SMALLEST_VARIANCE = 1e-12  # below it the loss is flat: the slope of a square root at 0 is infinite
 
-
 LOSS_REDUCTIONS = ("image", "batch")
 
 
@@ -44,31 +43,56 @@ def silog_loss(
     Raises:
         ValueError: If the two shapes differ, or `reduction` is neither of the two.
     """
+    with torch.autocast(predicted_depth.device.type, enabled=False):
+        depth, labels, valid_mask = _measured(predicted_depth, labels, max_depth)
+        pixels = _pixels_of(reduction)
+        difference = depth.log() - labels.log()
+        count = valid_mask.sum(pixels).clamp_min(1)
+        mean_of_square = difference.square().sum(pixels) / count
+        square_of_mean = (difference.sum(pixels) / count).square()
+        variance = mean_of_square - variance_focus * square_of_mean
+        loss = variance.clamp_min(_SMALLEST_VARIANCE).sqrt()
+        return torch.where(valid_mask.any(pixels), loss, 0.0 * depth.sum(pixels)).mean()
+
+
+def relative_loss(
+    predicted_depth: Tensor, labels: Tensor, max_depth: float | None = None, reduction: str = "image"
+) -> Tensor:
+    r"""Mean absolute relative error $|\hat y - y| / y$ over measured pixels: the metric `abs_rel` as a loss.
+
+    SILog is smallest at the geometric mean of what depth may be. Too far by a factor costs more in `abs_rel` than too
+    near by the same factor, so that a model in doubt does better to say less; this term tells it to.
+
+    Arguments, result and errors as for [`silog_loss`].
+    """
+    with torch.autocast(predicted_depth.device.type, enabled=False):
+        depth, labels, valid_mask = _measured(predicted_depth, labels, max_depth)
+        pixels = _pixels_of(reduction)
+        error = (depth - labels).abs() / labels
+        return (error.sum(pixels) / valid_mask.sum(pixels).clamp_min(1)).mean()
+
+
+def _measured(predicted_depth: Tensor, labels: Tensor, max_depth: float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Both in float32 or better with 1 in missing pixels, and which ones are measured."""
     if predicted_depth.shape != labels.shape:
         raise ValueError(
             f"`labels` is {tuple(labels.shape)} but `predicted_depth` is {tuple(predicted_depth.shape)}; pass both as "
             "(batch_size, height, width) at one size. The model's `forward` resizes its prediction to the labels."
         )
+    dtype = torch.promote_types(predicted_depth.dtype, torch.float32)
+    predicted_depth, labels = predicted_depth.to(dtype), labels.to(dtype)
+    valid_mask = labels.isfinite() & (labels > 0)
+    if max_depth is not None:
+        valid_mask = valid_mask & (labels <= max_depth)
+    # Missing pixels take part without error instead of being selected out: static shapes, and no NaN in backward.
+    return torch.where(valid_mask, predicted_depth, 1.0), torch.where(valid_mask, labels, 1.0), valid_mask
+
+
+def _pixels_of(reduction: str) -> tuple[int, ...]:
+    """The dimensions that are averaged before anything else."""
     if reduction not in LOSS_REDUCTIONS:
         raise ValueError(f"`reduction` is {reduction!r}; it must be 'image' or 'batch'.")
-    with torch.autocast(predicted_depth.device.type, enabled=False):
-        dtype = torch.promote_types(predicted_depth.dtype, torch.float32)
-        predicted_depth, labels = predicted_depth.to(dtype), labels.to(dtype)
-        valid_mask = labels.isfinite() & (labels > 0)
-        if max_depth is not None:
-            valid_mask = valid_mask & (labels <= max_depth)
-        # Missing pixels take part with d = 0 instead of being selected out: static shapes, and no NaN in backward.
-        safe_labels = torch.where(valid_mask, labels, 1.0)
-        safe_depth = torch.where(valid_mask, predicted_depth, 1.0)
-        difference = safe_depth.log() - safe_labels.log()
-        pixels = (1, 2) if reduction == "image" else (0, 1, 2)
-        num_valid = valid_mask.sum(pixels)
-        count = num_valid.clamp_min(1)
-        mean_of_square = difference.square().sum(pixels) / count
-        square_of_mean = (difference.sum(pixels) / count).square()
-        variance = mean_of_square - variance_focus * square_of_mean
-        loss = variance.clamp_min(_SMALLEST_VARIANCE).sqrt()
-        return torch.where(num_valid > 0, loss, 0.0 * predicted_depth.sum(pixels)).mean()
+    return (1, 2) if reduction == "image" else (0, 1, 2)
 
 
-__all__ = ["LOSS_REDUCTIONS", "silog_loss"]
+__all__ = ["LOSS_REDUCTIONS", "relative_loss", "silog_loss"]

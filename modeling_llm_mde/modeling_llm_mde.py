@@ -21,7 +21,7 @@ from transformers.utils import ModelOutput, can_return_tuple, logging
 
 from .configuration_llm_mde import LLMMDEConfig
 from .depth_head_llm_mde import LLMMDEDepthHead, LLMMDEDepthLogits, map_to_tokens, resize_map, tokens_to_map
-from .loss_llm_mde import silog_loss
+from .loss_llm_mde import relative_loss, silog_loss
 from .pipeline_llm_mde import LLMMDEDepthEstimationPipeline  # noqa: F401 (so that saving copies it beside the weights)
 from .reprogramming_llm_mde import (
     LLMMDEReprogramming,
@@ -477,15 +477,14 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
             )
         # The prediction is resized, never the labels: interpolating them would invent depth across holes and edges.
         resized = resize_map(predicted_depth.unsqueeze(1), tuple(labels.shape[-2:])).squeeze(1)
-        if self.config.depth_estimation_type == "relative":
-            return silog_loss(resized, labels, variance_focus=1.0, reduction=self.config.loss_reduction)
-        return silog_loss(
-            resized,
-            labels,
-            self.config.variance_focus,
-            max_depth=self.config.max_depth,
-            reduction=self.config.loss_reduction,
-        )
+        config = self.config
+        if config.depth_estimation_type == "relative":
+            return silog_loss(resized, labels, variance_focus=1.0, reduction=config.loss_reduction)
+        measure = {"max_depth": config.max_depth, "reduction": config.loss_reduction}
+        loss = silog_loss(resized, labels, config.variance_focus, **measure)
+        if config.relative_weight > 0:
+            loss = loss + config.relative_weight * relative_loss(resized, labels, **measure)
+        return loss
 
     @torch.no_grad()
     def convert_prototypes(self, parametrization: str) -> "LLMMDEForDepthEstimation":

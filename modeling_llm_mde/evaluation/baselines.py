@@ -51,22 +51,25 @@ class MedianDepthBaseline:
 class MeanDepthMapBaseline:
     """One map for every photograph: at each place of the frame the mean depth measured there in the training set.
 
+    Depths are averaged as logarithms (the geometric mean), as SILog and the relative errors count: on the frames of
+    NYU Depth v2 this map is a harder one to beat than that of the arithmetic mean in every metric but `delta1`.
+
     Args:
         depth_map (`torch.Tensor` of shape `(height, width)`): Metres, positive.
     """
 
-    name = "mean depth of each pixel"
+    name = "geometric mean depth of each pixel"
 
     def __init__(self, depth_map: Tensor):
         self.depth_map = depth_map
 
     @classmethod
     def fit(cls, train_dataset: Iterable[DepthSample], size: tuple[int, int] = (60, 80)) -> "MeanDepthMapBaseline":
-        """Average measured depth map by map, at one size for all; memory does not grow with the set.
+        """Average the logarithm of measured depth map by map, at one size for all; memory does not grow with the set.
 
-        An image enters a cell of the map with the mean of what is measured in it, weighted by how much of the cell
-        is measured. At the size of the depth maps this is the mean of each pixel. A cell that is measured in no image
-        takes the mean of the others.
+        An image enters a cell of the map with the mean logarithm of what is measured in it, weighted by how much of
+        the cell is measured. At the size of the depth maps this is the mean of each pixel. A cell that is measured in
+        no image takes the mean of the others.
 
         Args:
             train_dataset (iterable of [`DepthSample`]): The training set.
@@ -82,7 +85,7 @@ class MeanDepthMapBaseline:
         for depth in _depth_maps(train_dataset):
             depth = torch.tensor(depth, dtype=torch.float64)
             measured = depth.isfinite() & (depth > 0)
-            both = torch.stack([torch.where(measured, depth, 0.0), measured.to(torch.float64)])
+            both = torch.stack([torch.where(measured, depth, 1.0).log(), measured.to(torch.float64)])
             cells = F.adaptive_avg_pool2d(both, size)
             total += cells[0]
             share += cells[1]
@@ -90,7 +93,7 @@ class MeanDepthMapBaseline:
         if not is_measured.any():
             raise ValueError("`train_dataset` has no measured pixel; check the depth scale and the invalid values.")
         mean = total / share.clamp_min(torch.finfo(torch.float64).tiny)
-        return cls(torch.where(is_measured, mean, mean[is_measured].mean()).float())
+        return cls(torch.where(is_measured, mean, mean[is_measured].mean()).exp().float())
 
     def predict(self, height: int, width: int) -> Tensor:
         """The map at this size, float32 `(height, width)` in metres, bilinear."""

@@ -5,30 +5,15 @@ from typing import ClassVar
 
 from llm_mde.evaluation import PROTOCOLS, EvaluationProtocol, get_protocol
 from llm_mde.training.adapters import TRAINING_METHODS
-from llm_mde.training.run import AUGMENTATIONS, PAPER_ENCODERS, ModelArguments
+from llm_mde.training.run import AUGMENTATIONS, BaseModelArguments, ModelArguments, NewModelArguments
 
 
 @dataclass
-class StudyArguments:
-    """Which model a study starts from, and where its results go."""
+class StudyArguments(BaseModelArguments):
+    """Which model a study starts from (random weights are drawn anew for each seed), and where its results go."""
 
-    model: str | None = field(default=None, metadata={"help": "LLM-MDE model to start from: folder or Hub id."})
-    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub id."})
-    vision_model: str = field(
-        default=PAPER_ENCODERS[0], metadata={"help": "Vision encoder of a new model, where `--model` is not given."}
-    )
-    language_model: str = field(
-        default=PAPER_ENCODERS[1], metadata={"help": "Language model of a new model, where `--model` is not given."}
-    )
-    from_scratch: bool = field(
-        default=False, metadata={"help": "Compose a small model of random weights instead, anew for each seed."}
-    )
     output: str | None = field(default=None, metadata={"help": "Folder; outputs/studies/NAME by default."})
     use_cpu: bool = field(default=False, metadata={"help": "Whether to leave an accelerator alone."})
-
-    def __post_init__(self):
-        if self.from_scratch and self.model is not None:
-            raise ValueError(f"`from_scratch` is true but `model` is {self.model!r}; give one of the two.")
 
     def model_arguments(self) -> ModelArguments:
         """The same for `load_base`; with the method 'full' it leaves nothing on disk."""
@@ -37,12 +22,9 @@ class StudyArguments:
 
 
 @dataclass
-class MeasuringArguments(StudyArguments):
+class MeasuringArguments(NewModelArguments, StudyArguments):
     """What a new model is like, how depth is measured, and how often everything is repeated."""
 
-    image_height: int | None = field(default=None, metadata={"help": "Pixels the model reads; of new models."})
-    image_width: int | None = field(default=None, metadata={"help": "Pixels the model reads; of new models."})
-    max_depth: float = field(default=10.0, metadata={"help": "Farthest depth of a new model in metres."})
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "One repetition for each."})
     protocol: str = field(default="plain", metadata={"help": f"One of {', '.join(PROTOCOLS)}."})
     protocol_max_depth: float | None = field(default=None, metadata={"help": "Metres; replaces the protocol's."})

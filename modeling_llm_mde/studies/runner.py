@@ -18,7 +18,7 @@ from llm_mde.evaluation import EvaluationResult, MeanDepthMapBaseline, MedianDep
 from llm_mde.evaluation.report import make_folder
 from llm_mde.processing import DepthAugmentation, DepthCollator
 from llm_mde.training.adapters import count_parameters, lora_config, prepare_for_training
-from llm_mde.training.run import load_base
+from llm_mde.training.run import LOSS_FIELDS, load_base
 
 from .memory import in_fresh_process, is_fresh_process, peak_memory_mb
 from .run_log import Row, RunLog, settings_of
@@ -31,7 +31,7 @@ _RECIPE_FIELDS = (
 _BYTES_PER_PIXEL = 7  # a photograph's three and a depth map's four
 _MOST_KEPT = 4e9  # bytes of training frames in memory; larger sets are decoded anew in each epoch, by workers
 _NUM_WORKERS = min(4, os.cpu_count() or 1)
-MEDIAN, MEAN_MAP, BASE = "median depth of the training frames", "mean depth of each pixel", "zero-shot base"
+MEDIAN, MEAN_MAP, BASE = "median depth of the training frames", "geometric mean depth of each pixel", "zero-shot base"
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,8 @@ class Workbench:
 
         options, method = self.options, method or self.options.method
         recipe = read_recipe("from-scratch" if options.from_scratch else method)
-        model.config.variance_focus = recipe.get("variance_focus", model.config.variance_focus)
+        for name in recipe.keys() & LOSS_FIELDS:
+            setattr(model.config, name, recipe[name])
         model = _prepare(model, method, rank)
         counted = count_parameters(model)[-1]
 

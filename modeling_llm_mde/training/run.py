@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
+LOSS_FIELDS = ("variance_focus", "relative_weight")  # of the configuration, which recipes set
 AUGMENTATIONS = ("none", "mild", "strong")
 PAPER_ENCODERS = ("google/vit-base-patch16-224", "google-bert/bert-base-uncased")
 
 
 @dataclass
-class ModelArguments:
-    """Which model is trained, and what of it."""
+class BaseModelArguments:
+    """Which model a command starts from."""
 
     model: str | None = field(default=None, metadata={"help": "LLM-MDE model to start from: folder or Hub id."})
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub id."})
@@ -43,11 +44,30 @@ class ModelArguments:
     from_scratch: bool = field(
         default=False, metadata={"help": "Compose a small model of random weights instead, for machines without any."}
     )
+
+    def __post_init__(self):
+        if self.from_scratch and self.model is not None:
+            raise ValueError(f"`from_scratch` is true but `model` is {self.model!r}; give one of the two.")
+
+
+@dataclass
+class NewModelArguments:
+    """What a model that is composed anew is like."""
+
     image_height: int | None = field(default=None, metadata={"help": "Pixels the model reads; of new models."})
     image_width: int | None = field(default=None, metadata={"help": "Pixels the model reads; of new models."})
     max_depth: float = field(default=10.0, metadata={"help": "Farthest depth of a new model in metres."})
+
+
+@dataclass
+class ModelArguments(NewModelArguments, BaseModelArguments):
+    """Which model is trained, and what of it."""
+
     variance_focus: float | None = field(
         default=None, metadata={"help": "SILog's lambda: 1 ignores one common factor, 0 counts it in full."}
+    )
+    relative_weight: float | None = field(
+        default=None, metadata={"help": "Weight of the mean absolute relative error, added to SILog."}
     )
     method: str = field(
         default="lora", metadata={"help": "What is trained: 'lora', 'full' or 'frozen'.", "choices": TRAINING_METHODS}
@@ -158,13 +178,11 @@ def load_base(
 
     from .small_model import compose_small_model
 
-    changes = {} if arguments.variance_focus is None else {"variance_focus": arguments.variance_focus}
+    changes = {name: getattr(arguments, name) for name in LOSS_FIELDS if getattr(arguments, name) is not None}
     base_folder = output_dir / "base"
     if arguments.model is None and resume and base_folder.is_dir():
         model, processor = load_model_and_processor(base_folder, device="cpu")
     elif arguments.model is not None:
-        if arguments.from_scratch:
-            raise ValueError(f"`from_scratch` is true but `model` is {arguments.model!r}; give one of the two.")
         if arguments.quantization is not None:
             model, processor = _load_quantised(arguments)
         else:

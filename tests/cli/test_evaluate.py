@@ -56,7 +56,7 @@ def test_the_command_prints_a_table_and_leaves_five_files(model_folder, frames, 
 
     stored = json.loads((output / "metrics.json").read_text())
     median, mean = stored["baselines"]
-    assert median.startswith("median depth") and mean == "mean depth of each pixel"
+    assert median.startswith("median depth") and mean == "geometric mean depth of each pixel"
     assert {entry["metrics"]["num_images"] for entry in (stored, *stored["baselines"].values())} == {2}
     train, val = (RGBDFolder(frames, split=split) for split in ("train", "val"))
     expected = evaluate_depth(None, None, val, predict=MedianDepthBaseline.fit(train), progress=False)

@@ -93,7 +93,7 @@ def test_few_shots_from_end_to_end_and_again(data, base, tmp_path, capsys):
     flags = ["--model", base, "--data", data, "--dataset", "room", *SHORT, "--shots_list", 2, 5]
     table = study("few-shot", output, *flags, "--seeds", 0, 1)
     check_files(output, tmp_path, data.parent)
-    constants = [MEDIAN, "mean depth of each pixel"]
+    constants = [MEDIAN, "geometric mean depth of each pixel"]
     variants = ["LLM-MDE, lora", *constants]
     assert set(table) == {("zero-shot base", ""), *((name, shots) for name in variants for shots in ("2", "5"))}
 
@@ -207,7 +207,7 @@ def test_prototypes_from_end_to_end(data, base, tmp_path):
     words, vocabulary = "all words", "all words, vocabulary instead of compact"
     depth_words, random_words = "depth and geometry words only", "as many random words"
     places = {(words, "4"), (words, "10"), (vocabulary, "10"), (depth_words, "10"), (random_words, "10")}
-    assert places | {(MEDIAN, ""), ("mean depth of each pixel", "")} == set(table)
+    assert places | {(MEDIAN, ""), ("geometric mean depth of each pixel", "")} == set(table)
     model, processor = load_model_and_processor(base, device="cpu")
     num_words = {key: float(table[key]["num_words_mean"]) for key in places}
     assert num_words[words, "4"] == num_words[vocabulary, "10"] == len(processor.tokenizer)

@@ -17,16 +17,17 @@ def test_the_median_of_the_training_set_is_predicted_everywhere():
 
 
 def test_the_map_is_the_mean_of_what_was_measured_at_each_pixel():
-    train = [make_sample([[1.0, 2.0], [0.0, 4.0]]), make_sample([[3.0, 0.0], [0.0, 8.0]])]
+    train = [make_sample([[1.0, 2.0], [0.0, 2.0]]), make_sample([[4.0, 0.0], [0.0, 8.0]])]
     baseline = MeanDepthMapBaseline.fit(train, size=(2, 2))
-    # The third pixel is measured nowhere: the mean of 2, 2 and 6.
-    assert baseline.depth_map.tolist() == [[2.0, 2.0], [pytest.approx(10 / 3), 6.0]]
+    # Geometric means. The third pixel is measured nowhere: the mean of 2, 2 and 4.
+    assert baseline.depth_map.flatten().tolist() == pytest.approx([2.0, 2.0, 16 ** (1 / 3), 4.0])
 
 
 def test_a_cell_of_the_map_averages_measured_pixels_only():
-    baseline = MeanDepthMapBaseline.fit([make_sample([[1.0, 0.0, 5.0, 7.0], [0.0, 3.0, 6.0, 6.0]])], size=(1, 2))
-    assert baseline.depth_map.tolist() == [[2.0, 6.0]]
-    assert baseline.predict(1, 4).tolist() == [[2.0, 3.0, 5.0, 6.0]]
+    baseline = MeanDepthMapBaseline.fit([make_sample([[1.0, 0.0, 3.0, 9.0], [0.0, 4.0, 9.0, 3.0]])], size=(1, 2))
+    assert baseline.depth_map[0].tolist() == pytest.approx([2.0, 27**0.5])
+    between = torch.tensor([2.0, 27**0.5]).lerp(torch.tensor([27**0.5, 2.0]), 0.25).tolist()
+    assert baseline.predict(1, 4)[0].tolist() == pytest.approx([2.0, *between, 27**0.5])
 
 
 def test_a_map_that_repeats_is_predicted_perfectly_and_the_median_is_not():

@@ -81,6 +81,7 @@ def test_patches_get_the_positions_that_prompts_leave():
         ("max_depth", float("inf"), "above"),
         ("depth_estimation_type", "disparity", "'metric' or 'relative'"),
         ("variance_focus", 1.1, "between 0 and 1"),
+        ("relative_weight", -1, "a number, 0 or above"),
         ("initializer_range", 0, "above 0"),
         ("format_version", 2, "update the package"),
     ],

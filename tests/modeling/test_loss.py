@@ -3,7 +3,10 @@ import math
 import pytest
 import torch
 
-from llm_mde import silog_loss
+from llm_mde import relative_loss, silog_loss
+from tests.conftest import make_model
+
+LOSSES = [silog_loss, relative_loss]
 
 
 def test_a_constant_factor_is_pure_scale_error():
@@ -28,13 +31,35 @@ def test_loss_equals_the_formula_redone_by_hand():
         torch.testing.assert_close(loss, torch.tensor(expected), rtol=1e-5, atol=1e-6)
 
 
-def test_the_loss_of_a_batch_is_the_mean_over_its_images():
+def test_the_relative_loss_equals_the_formula_redone_by_hand():
+    predicted_depth = torch.tensor([[[1.0, 4.0]], [[2.0, 6.0]]])
+    labels = torch.tensor([[[2.0, 2.0]], [[0.0, 3.0]]])
+    torch.testing.assert_close(relative_loss(predicted_depth, labels), torch.tensor((0.75 + 1) / 2))
+    torch.testing.assert_close(
+        relative_loss(predicted_depth, labels, reduction="batch"), torch.tensor((0.5 + 1 + 1) / 3)
+    )
+
+
+def test_the_relative_loss_is_added_with_its_weight(pixel_values):
+    labels = torch.rand(len(pixel_values), 32, 32) * 5 + 1
+    plain, weighted = (make_model(relative_weight=weight)(pixel_values, labels=labels) for weight in (0.0, 0.5))
+    expected = plain.loss + 0.5 * relative_loss(plain.predicted_depth, labels, max_depth=10.0)
+    torch.testing.assert_close(weighted.loss, expected)
+
+
+def test_a_model_of_relative_depth_has_no_relative_loss():
+    with pytest.raises(ValueError, match=r"`relative_weight` is 0\.5"):
+        make_model(relative_weight=0.5, depth_estimation_type="relative")
+
+
+@pytest.mark.parametrize("loss_function", LOSSES)
+def test_the_loss_of_a_batch_is_the_mean_over_its_images(loss_function):
     """Else gradient accumulation and data parallelism would train on another loss than one large batch."""
     predicted_depth, labels = torch.rand(4, 3, 5) + 1, torch.rand(4, 3, 5) + 1
     labels[0, 0] = 0
     labels[3] = 0  # nothing measured
-    parts = [silog_loss(predicted_depth[i : i + 1], labels[i : i + 1]) for i in range(4)]
-    torch.testing.assert_close(silog_loss(predicted_depth, labels), torch.stack(parts).mean())
+    parts = [loss_function(predicted_depth[i : i + 1], labels[i : i + 1]) for i in range(4)]
+    torch.testing.assert_close(loss_function(predicted_depth, labels), torch.stack(parts).mean())
 
 
 def test_a_factor_for_each_image_costs_nothing_at_full_variance_focus():
@@ -44,12 +69,13 @@ def test_a_factor_for_each_image_costs_nothing_at_full_variance_focus():
     assert silog_loss(predicted_depth, labels, variance_focus=1.0, reduction="batch") > 0.5
 
 
+@pytest.mark.parametrize("loss_function", LOSSES)
 @pytest.mark.parametrize("missing", [0.0, -1.0, math.nan, math.inf, -math.inf, 10.5])
-def test_loss_ignores_pixels_without_label(missing):
+def test_loss_ignores_pixels_without_label(missing, loss_function):
     predicted_depth = torch.tensor([[[1.0, 2.0, 3.0]]], requires_grad=True)
     labels = torch.tensor([[[2.0, 3.0, missing]]])
-    loss = silog_loss(predicted_depth, labels, max_depth=10.0)
-    torch.testing.assert_close(loss, silog_loss(predicted_depth[..., :2], labels[..., :2]))
+    loss = loss_function(predicted_depth, labels, max_depth=10.0)
+    torch.testing.assert_close(loss, loss_function(predicted_depth[..., :2], labels[..., :2]))
     loss.backward()
     assert predicted_depth.grad[0, 0, 2] == 0
     assert predicted_depth.grad.isfinite().all()
@@ -60,9 +86,10 @@ def test_a_label_at_the_maximum_counts():
     assert silog_loss(labels / 2, labels, max_depth=10.0) > 0.1
 
 
-def test_no_label_at_all_costs_nothing_and_keeps_the_graph():
+@pytest.mark.parametrize("loss_function", LOSSES)
+def test_no_label_at_all_costs_nothing_and_keeps_the_graph(loss_function):
     predicted_depth = torch.ones(1, 2, 2, requires_grad=True)
-    loss = silog_loss(predicted_depth, torch.zeros(1, 2, 2))
+    loss = loss_function(predicted_depth, torch.zeros(1, 2, 2))
     loss.backward()
     assert loss == 0
     assert torch.equal(predicted_depth.grad, torch.zeros(1, 2, 2))
@@ -77,29 +104,33 @@ def test_a_perfect_prediction_has_a_finite_gradient():
     assert predicted_depth.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("loss_function", LOSSES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_computed_in_float32(dtype):
+def test_half_precision_is_computed_in_float32(dtype, loss_function):
     predicted_depth = torch.rand(2, 8, 8).to(dtype) + 1
     labels = torch.rand(2, 8, 8) + 1
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = silog_loss(predicted_depth, labels)
+        loss = loss_function(predicted_depth, labels)
     assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, silog_loss(predicted_depth.float(), labels))
+    torch.testing.assert_close(loss, loss_function(predicted_depth.float(), labels))
 
 
-def test_the_gradient_is_right():
+@pytest.mark.parametrize("loss_function", LOSSES)
+def test_the_gradient_is_right(loss_function):
     predicted_depth = torch.rand(1, 3, 3, dtype=torch.float64) + 1
     labels = torch.rand(1, 3, 3, dtype=torch.float64) + 1
     labels[0, 0, 0] = math.nan
     predicted_depth.requires_grad_()
-    assert torch.autograd.gradcheck(lambda depth: silog_loss(depth, labels), predicted_depth)
+    assert torch.autograd.gradcheck(lambda depth: loss_function(depth, labels), predicted_depth)
 
 
-def test_an_unknown_reduction_is_refused():
+@pytest.mark.parametrize("loss_function", LOSSES)
+def test_an_unknown_reduction_is_refused(loss_function):
     with pytest.raises(ValueError, match="`reduction` is 'sum'"):
-        silog_loss(torch.ones(1, 2, 2), torch.ones(1, 2, 2), reduction="sum")
+        loss_function(torch.ones(1, 2, 2), torch.ones(1, 2, 2), reduction="sum")
 
 
-def test_different_shapes_are_refused():
+@pytest.mark.parametrize("loss_function", LOSSES)
+def test_different_shapes_are_refused(loss_function):
     with pytest.raises(ValueError, match=r"`labels` is \(1, 2, 3\) but `predicted_depth` is \(1, 2, 2\)"):
-        silog_loss(torch.ones(1, 2, 2), torch.ones(1, 2, 3))
+        loss_function(torch.ones(1, 2, 2), torch.ones(1, 2, 3))
