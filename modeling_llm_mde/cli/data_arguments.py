@@ -48,7 +48,9 @@ class DataArguments:
         default=None,
         metadata={"help": "Train on so few samples, a number ('10') or a share ('5%%'); fewer lie inside more."},
     )
-    shots_seed: int = field(default=0, metadata={"help": "Which samples these are."})
+    shots_seed: int | None = field(
+        default=None, metadata={"help": "Which samples these are; by default what --seed says, or 42."}
+    )
     allow_implausible_depth: bool = field(
         default=False, metadata={"help": "Whether to accept a median depth outside 0.2 m to 80 m."}
     )
@@ -62,14 +64,15 @@ class DataArguments:
                 "stream does not know them; leave `streaming` out, few samples need no stream."
             )
 
-    def load_train(self, seed: int = 0) -> "DepthDataset | StreamingDepthDataset":
+    def load_train(self, seed: int = 42) -> "DepthDataset | StreamingDepthDataset":
         """
         The training set, or the few-shot subset of it; a stream is shuffled, as no sampler can do so.
 
         The depth report is logged, and kept as `.report`.
 
         Args:
-            seed (`int`, *optional*, defaults to 0): Of the order of a stream; `set_epoch` changes the order with it.
+            seed (`int`, *optional*, defaults to 42, the Trainer's): Of a few-shot subset, unless `shots_seed` is
+                given, and of the order of a stream, which `set_epoch` changes.
 
         Raises:
             ValueError: If the data is not given, not found, or implausible, or has fewer samples than `shots`.
@@ -78,8 +81,9 @@ class DataArguments:
         if self.streaming:
             return frames.shuffle(seed)
         if self.shots is not None:
-            frames = frames.few_shot(_parse_shots(self.shots), self.shots_seed)
-            logger.info(f"few shots ({self.shots}, seed {self.shots_seed}): {len(frames)} samples, {frames.report}")
+            seed = seed if self.shots_seed is None else self.shots_seed
+            frames = frames.few_shot(_parse_shots(self.shots), seed)
+            logger.info(f"few shots ({self.shots}, seed {seed}): {len(frames)} samples, {frames.report}")
         return frames
 
     def load_eval(self) -> "DepthDataset | StreamingDepthDataset":

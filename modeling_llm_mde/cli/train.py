@@ -41,6 +41,8 @@ def run(arguments: Sequence[str]) -> None:
         "-m llm_mde.cli train ...` for several processes.",
         defaults=Path(__file__).parent.parent / "training" / "recipes" / f"{recipe}.yaml",
     )
+    if data_arguments.shots_seed is None:
+        data_arguments.shots_seed = training_arguments.seed  # the baselines below read the same few samples
     folder = train(model_arguments, frame_arguments, data_arguments, training_arguments)
     measure = EvaluateArguments(
         model=str(folder),

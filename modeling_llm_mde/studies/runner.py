@@ -26,7 +26,7 @@ from .surgery import PassThrough
 
 _RECIPE_FIELDS = (
     *("learning_rate", "vision_learning_rate", "language_learning_rate", "weight_decay"),
-    *("warmup_steps", "lr_scheduler_type", "max_grad_norm", "optim"),
+    *("warmup_steps", "lr_scheduler_type", "max_grad_norm", "optim", "relative_start"),
 )
 _BYTES_PER_PIXEL = 7  # a photograph's three and a depth map's four
 _MOST_KEPT = 4e9  # bytes of training frames in memory; larger sets are decoded anew in each epoch, by workers
@@ -119,7 +119,7 @@ class Workbench:
         shots = self.data.shots if shots is None else str(shots)
         if shots is None:
             return self.data
-        return replace(self.data, shots=shots, shots_seed=self.data.shots_seed + (seed or 0))
+        return replace(self.data, shots=shots, shots_seed=(self.data.shots_seed or 0) + (seed or 0))
 
     def constant_runs(self) -> list["Run"]:
         """What every table is read against: predictors that see no photograph."""

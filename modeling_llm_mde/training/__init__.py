@@ -10,7 +10,7 @@ from .adapters import (
     prepare_for_training,
 )
 from .arguments import DepthTrainingArguments, parameter_groups
-from .callbacks import MetresCallback, PanelCallback, learning_curve
+from .callbacks import MetresCallback, PanelCallback, RelativeErrorCallback, learning_curve
 from .diagnostics import DiagnosticsCallback, measure_health
 from .frames import AugmentedFrames, AugmentedStream, EpochCallback, FramesInMemory
 from .small_model import compose_small_model
@@ -27,6 +27,7 @@ __all__ = [
     "FramesInMemory",
     "MetresCallback",
     "PanelCallback",
+    "RelativeErrorCallback",
     "StreamingDepthMetrics",
     "adapted_modules",
     "add_lora",

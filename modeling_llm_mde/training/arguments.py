@@ -31,6 +31,9 @@ class DepthTrainingArguments(TrainingArguments):
     weight_decay: float = field(default=0.01, metadata={"help": "Of matrices; norms and biases get none."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rates."})
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps, or below 1 the share of all steps."})
+    relative_start: float = field(
+        default=0.0, metadata={"help": "Share of the training after which the relative error begins to count."}
+    )
     mixed_precision: str = field(
         default="auto",
         metadata={

@@ -105,6 +105,43 @@ class MetresCallback(TrainerCallback):
             )
 
 
+class RelativeErrorCallback(TrainerCallback):
+    """
+    Lets the relative error (`relative_weight` of the configuration) count only late in a training.
+
+    SILog alone learns faster while predictions are far off. So the weight is 0 up to a share `start` of all steps, and
+    then rises to its full value in `NUM_LEVELS` equal steps: each new value is a constant to `torch.compile`, which
+    compiles anew for it. Between two steps, so for evaluating and saving, the configuration has its full weight.
+
+    Args:
+        start (`float`): Share of all steps, from 0 to below 1.
+
+    Raises:
+        ValueError: If `start` is out of range.
+    """
+
+    NUM_LEVELS = 5
+
+    def __init__(self, start: float):
+        if not 0 <= start < 1:
+            raise ValueError(f"`relative_start` is {start}; pass a share of the training from 0 to below 1.")
+        self.start = start
+        self._full_weight = 0.0
+
+    def share(self, progress: float) -> float:
+        """How much of the weight counts, 0 to 1, after this share of the training."""
+        if progress < self.start:
+            return 0.0
+        return (1 + int(self.NUM_LEVELS * (progress - self.start) / (1 - self.start))) / self.NUM_LEVELS
+
+    def on_step_begin(self, args, state: TrainerState, control, model=None, **kwargs) -> None:
+        self._full_weight = model.config.relative_weight
+        model.config.relative_weight = self._full_weight * self.share(state.global_step / state.max_steps)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
+        model.config.relative_weight = self._full_weight
+
+
 def learning_curve(log_history: list[dict]) -> str:
     """The Trainer's log as CSV, one row for each step that reported something; see `CURVE_COLUMNS`."""
     rows: dict[int, dict] = {}
@@ -120,4 +157,4 @@ def learning_curve(log_history: list[dict]) -> str:
     return text.getvalue()
 
 
-__all__ = ["MetresCallback", "PanelCallback", "draw_panel", "learning_curve"]
+__all__ = ["MetresCallback", "PanelCallback", "RelativeErrorCallback", "draw_panel", "learning_curve"]

@@ -254,7 +254,7 @@ def train(
 
     Args:
         model_arguments ([`ModelArguments`]), frame_arguments ([`FrameArguments`]): As `llm-mde train` takes them.
-        data_arguments (`DataArguments`): With `load_train()` and `load_eval()`.
+        data_arguments (`DataArguments`): With `load_train(seed)` and `load_eval()`.
         arguments ([`DepthTrainingArguments`]): The Trainer's.
 
     Returns:
@@ -277,7 +277,7 @@ def train(
     output_dir = Path(arguments.output_dir)
     checkpoint = _checkpoint_to_resume(arguments)
     set_seed(arguments.seed)
-    train_frames, eval_frames = data_arguments.load_train(), data_arguments.load_eval()
+    train_frames, eval_frames = data_arguments.load_train(arguments.seed), data_arguments.load_eval()
     with arguments.main_process_first(local=False, desc="loading the base model"):
         is_main_process = arguments.process_index == 0
         model, processor = load_base(model_arguments, output_dir, checkpoint is not None, is_main_process)

@@ -39,7 +39,7 @@ def compose_small_model(
         overrides: Other fields of [`LLMMDEConfig`].
 
     Returns:
-        `tuple[LLMMDEForDepthEstimation, LLMMDEProcessor]`: 4.9 M weights.
+        `tuple[LLMMDEForDepthEstimation, LLMMDEProcessor]`: 4.4 M weights.
     """
     from transformers import BertConfig, ViTConfig
 
@@ -66,7 +66,7 @@ def compose_small_model(
         ),
         max_depth=max_depth,
         default_prompt_ids=processor.default_prompt_ids(),
-        **{"num_prototypes": 100, "head_hidden_sizes": [128, 96, 64, 32, 16], **overrides},
+        **{"num_prototypes": 100, "head_hidden_sizes": [96, 64, 48, 24, 8], **overrides},
     )
     return LLMMDEForDepthEstimation(config), processor
 

@@ -11,6 +11,7 @@ from transformers.trainer_callback import TrainerState
 from llm_mde.evaluation import DepthMetrics
 
 from .arguments import DepthTrainingArguments, parameter_groups
+from .callbacks import RelativeErrorCallback
 from .frames import EpochCallback
 
 
@@ -42,11 +43,17 @@ class StreamingDepthMetrics:
 
 
 class DepthTrainer(Trainer):
-    """The stock Trainer with [`DepthTrainingArguments`] and [`EpochCallback`]: each encoder its own learning rate."""
+    """The stock Trainer with [`DepthTrainingArguments`]: each encoder its own learning rate.
+
+    [`EpochCallback`] always takes part, [`RelativeErrorCallback`] where `relative_start` is above 0.
+    """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.add_callback(EpochCallback())
+        relative_start = getattr(self.args, "relative_start", 0.0)
+        if relative_start != 0:
+            self.add_callback(RelativeErrorCallback(relative_start))
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(

@@ -51,6 +51,9 @@ def test_fewer_shots_lie_inside_more_of_the_same_seed(folder):
     four, eight = arguments.load_train().names, replace(arguments, shots="8").load_train().names
     assert set(four) < set(eight)
     assert replace(arguments, shots_seed=4).load_train().names != four
+    by_run = replace(arguments, shots_seed=None)
+    assert by_run.load_train(seed=arguments.shots_seed).names == four
+    assert by_run.load_train(seed=4).names == replace(arguments, shots_seed=4).load_train().names
 
 
 @pytest.mark.parametrize("shots", ["0", "ten", "-1", "0%", "100%", "5.5", ""])

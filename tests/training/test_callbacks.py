@@ -8,7 +8,13 @@ import pytest
 from PIL import Image
 from transformers import TrainerControl, TrainerState
 
-from llm_mde.training import DepthTrainingArguments, MetresCallback, PanelCallback, learning_curve
+from llm_mde.training import (
+    DepthTrainingArguments,
+    MetresCallback,
+    PanelCallback,
+    RelativeErrorCallback,
+    learning_curve,
+)
 from tests.conftest import make_pair
 
 STATE = TrainerState(is_world_process_zero=True, global_step=7)
@@ -57,3 +63,22 @@ def test_the_learning_curve_joins_training_and_evaluation_of_a_step():
     assert [row["step"] for row in rows] == ["1", "2"]
     assert (rows[0]["loss"], rows[0]["eval_abs_rel"]) == ("0.25", "")
     assert (rows[1]["loss"], rows[1]["eval_abs_rel"], rows[1]["eval_delta1"]) == ("0.125", "0.3", "0.5")
+
+
+def test_the_relative_error_counts_late_and_never_outside_a_step():
+    callback = RelativeErrorCallback(start=0.5)
+    model = make_pair(relative_weight=2.0)[0]
+    seen = []
+    for step in range(10):
+        state = TrainerState(global_step=step, max_steps=10)
+        callback.on_step_begin(None, state, TrainerControl(), model=model)
+        seen.append(model.config.relative_weight)
+        callback.on_step_end(None, state, TrainerControl(), model=model)
+        assert model.config.relative_weight == 2.0
+    assert seen == pytest.approx([0, 0, 0, 0, 0, 0.4, 0.8, 1.2, 1.6, 2.0])
+
+
+@pytest.mark.parametrize("start", [-0.1, 1.0])
+def test_a_start_outside_the_training_is_refused(start):
+    with pytest.raises(ValueError, match="`relative_start` is"):
+        RelativeErrorCallback(start)
