@@ -11,7 +11,7 @@ LOSS_REDUCTIONS = ("image", "batch")
 def silog_loss(
     predicted_depth: Tensor,
     labels: Tensor,
-    variance_focus: float = 0.85,
+    variance_focus: float = 0.15,
     max_depth: float | None = None,
     reduction: str = "image",
 ) -> Tensor:
@@ -31,7 +31,7 @@ def silog_loss(
         predicted_depth (`torch.Tensor` of shape `(batch_size, height, width)`): Depth in metres, positive.
         labels (`torch.Tensor` of the same shape): Depth in metres. A pixel that is not finite, not positive, or above
             `max_depth` counts as missing.
-        variance_focus (`float`, *optional*, defaults to 0.85): $\lambda$; at 1 a global scale error costs nothing.
+        variance_focus (`float`, *optional*, defaults to 0.15): $\lambda$; at 1 a global scale error costs nothing.
         max_depth (`float`, *optional*): Largest label that counts, in metres. Defaults to no limit.
         reduction (`str`, *optional*, defaults to `"image"`): `"image"` or `"batch"`. An image without a measured
             pixel counts as a perfect one.

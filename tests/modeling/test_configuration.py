@@ -12,7 +12,7 @@ def test_the_defaults_are_those_of_the_paper():
     assert (vision.image_size, vision.patch_size) == (224, 16)
     assert (text.model_type, text.hidden_size, text.num_hidden_layers) == ("bert", 768, 12)
     assert config.num_prototypes == 1000
-    assert config.variance_focus == 0.85
+    assert config.variance_focus == 0.15
 
 
 def test_the_default_prompt_is_spelled_in_the_vocabulary_of_bert():

@@ -111,7 +111,7 @@ def test_labels_may_have_any_resolution(model, pixel_values, size):
         depth_of(model, pixel_values)[:, None], size=size, mode="bilinear", align_corners=False
     )[:, 0]
     d = (resized.log() - labels.log()).flatten(1)
-    per_image = (d.square().mean(1) - 0.85 * d.mean(1).square()).sqrt()
+    per_image = (d.square().mean(1) - 0.15 * d.mean(1).square()).sqrt()
     torch.testing.assert_close(loss, per_image.mean())
 
 
