@@ -2,12 +2,13 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
 
     from llm_mde import LLMMDEForDepthEstimation, LLMMDEProcessor
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
 ADAPTER_DTYPES = ("float32", "bfloat16", "float16")
 
 
-def write_model_folder(folder: str | Path, model: "LLMMDEForDepthEstimation", processor: "LLMMDEProcessor") -> Path:
+def write_model_folder(
+    folder: str | Path,
+    model: "LLMMDEForDepthEstimation",
+    processor: "LLMMDEProcessor",
+    state_dict: "Mapping[str, torch.Tensor] | None" = None,
+) -> Path:
     """
     Writes weights (safetensors), configuration, processor, tokenizer and the code that travels into one folder, which
     `AutoModelForDepthEstimation`, `AutoProcessor` and `pipeline` then load, with or without this package.
@@ -26,6 +32,9 @@ def write_model_folder(folder: str | Path, model: "LLMMDEForDepthEstimation", pr
         folder (`str` or `Path`): Where to write; must not exist, or be empty.
         model ([`LLMMDEForDepthEstimation`]): The model.
         processor ([`LLMMDEProcessor`]): Its processor.
+        state_dict (`Mapping[str, torch.Tensor]`, *optional*): Whole weights under the model's own names, for a model
+            whose weights are sharded over processes: `accelerator.get_state_dict(model)`, called by all of them.
+            By default `model.state_dict()`.
 
     Returns:
         `Path`: The folder.
@@ -39,13 +48,18 @@ def write_model_folder(folder: str | Path, model: "LLMMDEForDepthEstimation", pr
             f"{model.config.max_prompt_length} tokens; build the processor with that `max_prompt_length`."
         )
     with _appearing_whole(folder) as unfinished:
-        model.save_pretrained(unfinished)
+        with _without_shards(model):
+            model.save_pretrained(unfinished, state_dict=None if state_dict is None else dict(state_dict))
         processor.save_pretrained(unfinished)
     return Path(folder)
 
 
 def write_adapter_folder(
-    folder: str | Path, model: "PeftModel", processor: "LLMMDEProcessor", dtype: str = "float32"
+    folder: str | Path,
+    model: "PeftModel",
+    processor: "LLMMDEProcessor",
+    dtype: str = "float32",
+    state_dict: "Mapping[str, torch.Tensor] | None" = None,
 ) -> Path:
     """
     Writes an adapter (safetensors), its configuration and the processor into one folder, whole or not at all.
@@ -55,6 +69,8 @@ def write_adapter_folder(
         model (`peft.PeftModel`): The adapted model; its active adapter is written.
         processor ([`LLMMDEProcessor`]): Its processor.
         dtype (`str`, *optional*, defaults to `"float32"`): Type of the stored weights; `"bfloat16"` halves the file.
+        state_dict (`Mapping[str, torch.Tensor]`, *optional*): Whole weights under the names of the `PeftModel`, as for
+            [`write_model_folder`]; those of the base are passed over.
 
     Returns:
         `Path`: The folder.
@@ -70,7 +86,7 @@ def write_adapter_folder(
         raise ValueError(f"`dtype` is {dtype!r}; choose one of {', '.join(ADAPTER_DTYPES)}.")
     adapter = model.active_adapters[0]
     with _appearing_whole(folder) as unfinished:
-        weights = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+        weights = get_peft_model_state_dict(model, state_dict, adapter_name=adapter, save_embedding_layers=False)
         weights = {
             name: weight.detach().to("cpu", getattr(torch, dtype)).contiguous() for name, weight in weights.items()
         }
@@ -82,6 +98,24 @@ def write_adapter_folder(
         config.inference_mode = trained
         processor.save_pretrained(unfinished)
     return Path(folder)
+
+
+@contextmanager
+def _without_shards(model: "torch.nn.Module") -> Iterator[None]:
+    """Gives a sharded model its own class back for a while: the code of FSDP's would be written in its place."""
+    from torch import distributed
+
+    current = own = type(model)
+    if distributed.is_available() and distributed.is_initialized():
+        from torch.distributed.fsdp import FSDPModule
+
+        if isinstance(model, FSDPModule):
+            own = current.__mro__[current.__mro__.index(FSDPModule) + 1]
+    try:
+        model.__class__ = own
+        yield
+    finally:
+        model.__class__ = current
 
 
 @contextmanager

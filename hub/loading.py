@@ -4,9 +4,11 @@ import warnings
 from pathlib import Path
 
 import torch
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 
 from llm_mde import LLMMDEConfig, LLMMDEForDepthEstimation, LLMMDEProcessor
+
+logger = logging.get_logger(__name__)
 
 
 def load_model_and_processor(
@@ -20,7 +22,9 @@ def load_model_and_processor(
     repository is run.
 
     An adapter (whatever holds an `adapter_config.json`) is put on the base that it names, at the revision that it
-    names, and merged into it, so that the result is an ordinary model either way.
+    names, and merged into it, so that the result is an ordinary model either way. A base folder that is not where the
+    adapter says is looked for beside the adapter: a relative name from its folder and from the one above, and the
+    `base` that a training has written next to it, so that both can be moved together.
 
     Args:
         name_or_path (`str` or `Path`): Model folder, adapter folder, or Hub id of either.
@@ -40,12 +44,17 @@ def load_model_and_processor(
         ImportError: If `name_or_path` is an adapter and PEFT is not installed.
     """
     name, device = str(name_or_path), _device(device)
-    if _find(name, "adapter_config.json", revision) is None:
+    if not is_adapter(name, revision):
         model = _load_whole(name, revision, dtype)
         processor = _load_processor(name, revision)
     else:
         model, processor = _load_adapter(name, revision, dtype)
     return model.to(device).eval(), processor
+
+
+def is_adapter(name_or_path: str | Path, revision: str | None = None) -> bool:
+    """Whether a folder or Hub repository holds an adapter, not a whole model; also `False` where there is neither."""
+    return _find(str(name_or_path), "adapter_config.json", revision) is not None
 
 
 def _load_whole(name: str, revision: str | None, dtype: torch.dtype | str | None) -> LLMMDEForDepthEstimation:
@@ -91,6 +100,7 @@ def _load_adapter(
             f"`name_or_path` is {name!r}, an adapter whose adapter_config.json has no `base_model_name_or_path`; "
             "write the folder or the Hub id of its base there."
         )
+    base = _find_base(base, Path(name))
     try:
         model = _load_whole(base, base_revision, dtype)
     except ValueError as error:
@@ -115,6 +125,21 @@ def _load_adapter(
     processor = _load_processor(name, revision) if has_processor else _load_processor(base, base_revision)
     # What the adapter saved whole is float32 or what it was trained in; the merged model has one type.
     return adapted.merge_and_unload().to(model.dtype), processor
+
+
+def _find_base(base: str, adapter: Path) -> str:
+    """Where the base of an adapter lies now: as named, or beside the adapter."""
+    if Path(base).is_dir():
+        return base
+    if not Path(base).is_absolute():
+        places = [adapter / base, adapter.parent / base]
+    else:
+        places = [adapter.parent / "base"] if Path(base).name == "base" else []
+    for place in places:
+        if (place / "config.json").is_file():
+            logger.warning(f"The base {base!r} of the adapter {str(adapter)!r} is not there; taking {str(place)!r}.")
+            return str(place)
+    return base
 
 
 def _load_processor(name: str, revision: str | None) -> LLMMDEProcessor:
@@ -145,4 +170,4 @@ def _device(device: str | torch.device | None) -> torch.device:
         raise ValueError(f"`device` is {str(device)!r}, which this machine does not have: {reason}") from error
 
 
-__all__ = ["load_model_and_processor"]
+__all__ = ["is_adapter", "load_model_and_processor"]

@@ -210,15 +210,15 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
             sizes, layout.hidden_size, config.text_config.hidden_size, num_channels=layout.num_channels
         )
         self.post_init()
-        # The word embeddings are read from here, not only by the module around them. Kept apart from it, they stay
-        # with the root of a sharded model (FSDP), whose weights are whole during its forward pass.
+        # The word embeddings are called from here, not only by the module around them. Were that module sharded as
+        # one (FSDP), they would not be whole when called alone; apart from it they are, with the root or as one.
         embeddings = self.get_input_embeddings()
         around = {type(m).__name__ for m in self.language_model.modules() if any(n is embeddings for n in m.modules())}
         self._no_split_modules = sorted(set(self._no_split_modules) - around)
 
     @classmethod
     def from_vision_text_pretrained(
-        cls, vision: str, text: str, *, dtype: torch.dtype = torch.float32, revision: str | None = None, **overrides
+        cls, vision: str, text: str, *, dtype: torch.dtype = torch.float32, **overrides
     ) -> "LLMMDEForDepthEstimation":
         r"""
         Composes two pretrained checkpoints into one model; the parts in between start untrained.
@@ -233,7 +233,17 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
 
         Returns:
             [`LLMMDEForDepthEstimation`]: In evaluation mode.
+
+        Raises:
+            ValueError: If a keyword is no field of [`LLMMDEConfig`].
         """
+        fields = inspect.signature(LLMMDEConfig).parameters.keys() - {"kwargs", "vision_config", "text_config"}
+        unknown = sorted(overrides.keys() - fields)
+        if unknown:
+            raise ValueError(
+                f"`overrides` has {', '.join(map(repr, unknown))}, which `LLMMDEConfig` does not have or the encoders "
+                "bring; pass fields such as `max_depth`, and for a revision of an encoder the folder it is in."
+            )
         vision_tower = _encoder_from_pretrained(vision, "vision_config", dtype)
         language_model = _encoder_from_pretrained(text, "text_config", dtype)
         if overrides.get("default_prompt_ids") is None:

@@ -1,7 +1,7 @@
 """Depth of many photographs: the next ones are read and the last ones written while the model looks at some."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from llm_mde.processing.depth_files import LARGEST_PNG_DEPTH
 from llm_mde.processing.photographs import (
     Camera,
     PhotographCollator,
@@ -33,6 +34,7 @@ def predict_photographs(
     photographs: Sequence[PhotographFile | PhotographOfSample],
     log: PredictionLog,
     formats: Sequence[str],
+    versions: Mapping[str, dict] | None = None,
     camera_of: Callable[[ReadPhotograph], Camera] | None = None,
     max_angle: float | None = None,
     batch_size: int = 8,
@@ -44,6 +46,7 @@ def predict_photographs(
     Predicts photographs batch by batch into the folder of a log, and adds a row for each to the log.
 
     A photograph that cannot be read is a row with its `error`; what fails otherwise, the model or the disk, is raised.
+    Files of an earlier run in other formats stay if they are of the same version of the photograph, else they go.
 
     Args:
         model ([`LLMMDEForDepthEstimation`]): In evaluation mode.
@@ -51,7 +54,10 @@ def predict_photographs(
         photographs (`Sequence`): From `find_photographs` or `photographs_of_samples`.
         log ([`PredictionLog`]): Where files and rows go.
         formats (`Sequence[str]`): See [`write_prediction`].
-        camera_of (`Callable`, *optional*): The camera of a photograph that was read; needed for `"ply"`.
+        versions (`Mapping[str, dict]`, *optional*): By `stem`, what tells each photograph from the one that it may
+            be later; it becomes the `version` of the row.
+        camera_of (`Callable`, *optional*): The camera of a photograph that was read; needed for `"ply"`. A
+            `ValueError` leaves the points out and is the row's `error`.
         max_angle (`float`, *optional*): See `without_depth_edges`.
         batch_size (`int`, *optional*, defaults to 8): Photographs at once; their sizes may differ.
         num_workers (`int`, *optional*, defaults to 2): Processes that read, and threads that write.
@@ -62,11 +68,12 @@ def predict_photographs(
 
     def write(read: ReadPhotograph, depth: np.ndarray | None, prompt: str | None) -> dict:
         photograph = photographs[read.index]
-        # Files of an earlier run in formats that were not asked for this time stay valid.
-        others = earlier.get(photograph.stem, {}).get("outputs", {})
-        others = {name: path for name, path in others.items() if name not in formats}
+        version = (versions or {}).get(photograph.stem)
+        before = {"version": version, "outputs": {}, **earlier.get(photograph.stem, {})}
+        there = {name: path for name, path in before["outputs"].items() if (log.folder / path).is_file()}
         row = {"stem": photograph.stem, "input": photograph.name, "status": "failed", "error": read.error}
-        row["outputs"] = others
+        # Where no new depth comes, the files that are there stay, with the version of the photograph they belong to.
+        row |= {"version": before["version"] if there else version, "outputs": there}
         if depth is None:
             return row
         row |= {"width": depth.shape[1], "height": depth.shape[0], "prompt": prompt}
@@ -75,12 +82,27 @@ def predict_photographs(
             return row | {"error": f"the model's depth is not finite at {num_undefined} pixels; try float32"}
         statistics = {"nearest": depth.min(), "median": np.median(depth), "farthest": depth.max()}
         row |= {name: round(float(metres), 4) for name, metres in statistics.items()}
-        camera = None
+        possible, camera, error = list(formats), None, None
         if "ply" in formats:
-            camera = camera_of(read)
-            row["camera"] = {**asdict(camera.intrinsics), "source": camera.source}
-        outputs, error = write_prediction(log.folder, photograph.stem, depth, formats, read.levels, camera, max_angle)
-        return row | {"status": "incomplete" if error else "done", "error": error, "outputs": others | outputs}
+            try:
+                camera = camera_of(read)
+                row["camera"] = {**asdict(camera.intrinsics), "source": camera.source}
+            except ValueError as refusal:
+                possible.remove("ply")
+                error = f"no points: {refusal}"
+        is_same = before["version"] == version
+        outputs = {name: path for name, path in there.items() if is_same and name not in formats}
+        outputs |= write_prediction(log.folder, photograph.stem, depth, possible, read.levels, camera, max_angle)
+        for name in there.keys() - outputs.keys():
+            (log.folder / there[name]).unlink(missing_ok=True)  # it would contradict the others
+        if "png" in outputs:
+            row["pixels_beyond_png"] = int(np.count_nonzero(depth > LARGEST_PNG_DEPTH))
+        return row | {
+            "status": "incomplete" if error else "done",
+            "error": error,
+            "version": version,
+            "outputs": outputs,
+        }
 
     earlier = log.read()
     loader = DataLoader(

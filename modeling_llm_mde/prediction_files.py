@@ -1,5 +1,6 @@
 """Predictions on disk: the files of each photograph, and the log by which an interrupted run goes on."""
 
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Sequence
@@ -7,15 +8,27 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, PngImagePlugin
+from transformers.utils import cached_file
+from transformers.utils.hub import extract_commit_hash
 
 from llm_mde.processing import write_depth_png
 from llm_mde.processing.colours import colourise, depth_limits
-from llm_mde.processing.depth_files import remove_unfinished, write_depth_npy, write_whole
+from llm_mde.processing.depth_files import LARGEST_PNG_DEPTH, remove_unfinished, write_depth_npy, write_whole
 from llm_mde.processing.photographs import Camera
 from llm_mde.processing.point_clouds import back_project, without_depth_edges, write_ply
 
 # What each format adds to the name of a photograph.
 SUFFIXES = {"png": "_depth_mm.png", "npy": "_depth.npy", "colour": "_colour.png", "ply": "_points.ply"}
+# The files of a model folder that say what it predicts: weights, configurations, tokenizer.
+_MODEL_FILES = (
+    "*.safetensors",
+    "pytorch_model*.bin",
+    "*config.json",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+)
 
 
 def write_prediction(
@@ -26,7 +39,7 @@ def write_prediction(
     levels: np.ndarray | None = None,
     camera: Camera | None = None,
     max_angle: float | None = None,
-) -> tuple[dict[str, str], str | None]:
+) -> dict[str, str]:
     """
     Writes one prediction in several formats, each file whole or not at all.
 
@@ -34,32 +47,66 @@ def write_prediction(
         folder (`Path`): The output folder.
         stem (`str`): Path of the files below it, without their suffixes; folders on the way are made.
         depth (`np.ndarray` of shape `(height, width)`): Depth in metres, finite and positive.
-        formats (`Sequence[str]`): Any of `"png"` (16 bits, millimetres), `"npy"` (float32, metres), `"colour"` (a
-            picture, which states the metres of its first and last colour as PNG text) and `"ply"` (points in metres).
+        formats (`Sequence[str]`): Any of `"png"` (16 bits, millimetres; what lies beyond 65.535 m does not fit and
+            becomes 0, missing), `"npy"` (float32, metres), `"colour"` (a picture, which states the metres of its
+            first and last colour as PNG text) and `"ply"` (points in metres).
         levels (`np.ndarray` of shape `(3, height, width)`, *optional*): The photograph, uint8; needed for `"ply"`.
         camera (`Camera`, *optional*): Needed for `"ply"`.
         max_angle (`float`, *optional*): Leaves out points at depth edges: see `without_depth_edges`.
 
     Returns:
-        `tuple[dict[str, str], str | None]`: For each format that was written the path below `folder`, and why one was
-        not: depth beyond 65.535 m does not fit into 16 bits of millimetres.
+        `dict[str, str]`: For each format the path below `folder`.
     """
     paths = {each: folder / f"{stem}{SUFFIXES[each]}" for each in formats}
     (folder / stem).parent.mkdir(parents=True, exist_ok=True)
-    error = None
     if "png" in paths:
-        try:
-            write_depth_png(paths["png"], depth)
-        except ValueError as refusal:
-            error = f"no PNG: {refusal}"
-            paths.pop("png").unlink(missing_ok=True)  # one of an earlier run would contradict the others
+        write_depth_png(paths["png"], np.where(depth > LARGEST_PNG_DEPTH, 0, depth))
     if "npy" in paths:
         write_depth_npy(paths["npy"], depth)
     if "colour" in paths:
         _write_colours(paths["colour"], depth)
     if "ply" in paths:
         _write_points(paths["ply"], depth, levels, camera, max_angle)
-    return {each: path.relative_to(folder).as_posix() for each, path in paths.items()}, error
+    return {each: path.relative_to(folder).as_posix() for each, path in paths.items()}
+
+
+def model_digest(name_or_path: str, revision: str | None, base: str) -> str:
+    """
+    What tells a model from the one that it was before: another training into the same folder gives another digest, a
+    copy of the folder the same one.
+
+    Args:
+        name_or_path (`str`), revision (`str`, *optional*): As in `load_model_and_processor`.
+        base (`str`): Where the base of an adapter was found: `model.name_or_path` of the loaded model.
+
+    Returns:
+        `str`: The commit of a Hub id, or a SHA-256 over weights, configurations and tokenizer in a folder; of an
+        adapter also that of its base.
+
+    Raises:
+        OSError: If there is no such model.
+    """
+    try:
+        config = cached_file(name_or_path, "adapter_config.json", revision=revision)
+    except OSError:
+        return _digest_of_files(cached_file(name_or_path, "config.json", revision=revision))
+    base_revision = json.loads(Path(config).read_text(encoding="utf-8")).get("revision")
+    base_config = cached_file(base, "config.json", revision=base_revision)
+    return f"{_digest_of_files(config)} on {_digest_of_files(base_config)}"
+
+
+def _digest_of_files(config: str) -> str:
+    """The commit of a file in the Hub's cache, or a SHA-256 of it and the files of the model beside it."""
+    if commit := extract_commit_hash(config, None):
+        return commit
+    folder, whole = Path(config).parent, hashlib.sha256()
+    for path in sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()}):
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        whole.update(f"{path.name} {digest.hexdigest()}\n".encode())
+    return whole.hexdigest()
 
 
 def _write_colours(path: Path, depth: np.ndarray) -> None:
@@ -111,9 +158,14 @@ class PredictionLog:
         earlier = self._earlier_settings()
         for name, value in settings.items():
             if name in earlier and earlier[name] != value:
+                differs = f"`{name}` is {value!r}, but {str(self.folder)!r} holds predictions with {earlier[name]!r}"
+                if name == "model_digest":
+                    differs = (
+                        f"`model` is {earlier['model']!r}, whose weights or configuration are no longer those that "
+                        f"the predictions in {str(self.folder)!r} are from"
+                    )
                 raise ValueError(
-                    f"`{name}` is {value!r}, but {str(self.folder)!r} holds predictions with {earlier[name]!r}; "
-                    "choose another `--output`, or predict everything anew with `--overwrite`."
+                    f"{differs}; choose another `--output`, or predict everything anew with `--overwrite`."
                 )
 
     def start(self, settings: dict, overwrite: bool) -> None:
@@ -166,4 +218,4 @@ def _by_stem(paths: Iterable[Path]) -> dict[str, dict]:
     return rows
 
 
-__all__ = ["SUFFIXES", "PredictionLog", "write_prediction"]
+__all__ = ["SUFFIXES", "PredictionLog", "model_digest", "write_prediction"]

@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+from transformers.utils import logging
 
 from .dataset_layouts import INTRINSIC_COLUMNS, DepthTable
 from .depth_readers import DepthReader, decode_photograph, depth_in_metres
 from .depth_samples import Intrinsics, import_extra
+from .image_inputs_llm_mde import read_photograph
 
 if TYPE_CHECKING:
     import datasets
     import pyarrow
 
+logger = logging.get_logger(__name__)
+
 _USUAL_IMAGE_COLUMNS = ("image",)
 _USUAL_DEPTH_COLUMNS = ("depth", "depth_map")
+_MATRIX_COLUMNS = ("intrinsics", "K")
 _DEPTH_MODES = ("I;16", "I;16L", "I;16B", "I", "F")
 
 
@@ -32,14 +37,14 @@ class ColumnReader(DepthReader):
     Args:
         image_column (`str`), depth_column (`str`): The columns.
         depth_scale (`float`): Metres per stored unit.
-        has_intrinsics (`bool`): Whether there are columns fx, fy, cx and cy.
+        camera_columns (`tuple[str, ...]`): fx, fy, cx and cy, or one column of 3 x 3 matrices, or none.
     """
 
-    def __init__(self, image_column: str, depth_column: str, depth_scale: float, has_intrinsics: bool):
+    def __init__(self, image_column: str, depth_column: str, depth_scale: float, camera_columns: tuple[str, ...]):
         self.image_column = image_column
         self.depth_column = depth_column
         self.depth_scale = depth_scale
-        self.has_intrinsics = has_intrinsics
+        self.camera_columns = camera_columns
 
     def name(self, row: "pyarrow.Table") -> str:
         """Split and number; of a row from a stream, whose number nobody knows, a digest of what it holds."""
@@ -65,9 +70,12 @@ class ColumnReader(DepthReader):
         return depth_in_metres(raw, self.depth_scale)
 
     def read_intrinsics(self, row: "pyarrow.Table") -> Intrinsics | None:
-        if not self.has_intrinsics:
+        if not self.camera_columns:
             return None
-        values = [_cell(row, column) for column in INTRINSIC_COLUMNS]
+        if len(self.camera_columns) == 1:
+            (column,) = self.camera_columns
+            return _camera_of_matrix(_cell(row, column), column)
+        values = [_cell(row, column) for column in self.camera_columns]
         known = all(value is not None and math.isfinite(value) for value in values)
         return Intrinsics(*map(float, values)) if known else None
 
@@ -91,10 +99,11 @@ def open_columns(
 ) -> DepthTable:
     """A Hub data set, or a local folder of Parquet files, through `datasets.load_dataset`.
 
-    The image column holds images, or arrays (H, W, 3) or (3, H, W) of 0 ... 255 or 0 ... 1. The depth column holds
-    images of mode I;16, I or F, or arrays (H, W), (1, H, W) or (H, W, 1). Columns fx, fy, cx and cy, where all four
-    are there, become intrinsics. Images stay encoded until a sample is asked for, and are decoded here: no 16-bit
-    image is ever turned into 8 bits.
+    The image column holds images, or arrays (H, W, 3), (3, H, W) or, grey, (H, W) of 0 ... 255 or 0 ... 1. The depth
+    column holds images of mode I;16, I or F, or arrays (H, W), (1, H, W) or (H, W, 1). Images may also be plain bytes
+    or pairs of `bytes` and `path`, as tables written without `datasets` have them. Columns fx, fy, cx and cy, where
+    all four are there, become intrinsics, else a column `intrinsics` or `K` of 3 x 3 matrices. Images stay encoded
+    until a sample is asked for, and are decoded here: no 16-bit image is ever turned into 8 bits.
 
     Args:
         source (`str` or `Path`): Repository id or folder.
@@ -123,17 +132,28 @@ def open_columns(
     tables = []
     for part, rows in parts.items():
         image, depth = _checked_columns(source, rows.features, image_column, depth_column)
-        cameras = [column for column in INTRINSIC_COLUMNS if column in rows.features]
-        has_intrinsics = len(cameras) == len(INTRINSIC_COLUMNS)
+        cameras = _camera_columns(rows.features)
         for column in (image, depth):
             if isinstance(rows.features[column], datasets.Image):
                 rows = rows.cast_column(column, datasets.Image(decode=False))
-        rows = rows.select_columns([image, depth, *(cameras if has_intrinsics else [])]).with_format("arrow")
+        rows = rows.select_columns([image, depth, *cameras]).with_format("arrow")
         if not streaming:
-            rows = rows.add_column("name", [f"{part}/{index:06d}" for index in range(len(rows))])
+            rows = rows.add_column("name", _row_names(part, rows.info.splits, len(rows)))
         tables.append(rows)
     rows = tables[0] if len(tables) == 1 else datasets.concatenate_datasets(tables)
-    return DepthTable(rows, ColumnReader(image, depth, depth_scale, has_intrinsics), depth_scale)
+    return DepthTable(rows, ColumnReader(image, depth, depth_scale, cameras), depth_scale)
+
+
+def _row_names(part: str, splits: "datasets.SplitDict | None", count: int) -> list[str]:
+    """`train/000005` for row 5 of `train`, also where only a part such as `train[5:]` is read."""
+    import datasets
+
+    lengths = {name: split.num_examples for name, split in (splits or {}).items()}
+    pieces = datasets.ReadInstruction.from_spec(part).to_absolute(lengths) if lengths else []
+    names = [
+        f"{each.splitname}/{n:06d}" for each in pieces for n in range(lengths[each.splitname])[each.from_ : each.to]
+    ]
+    return names if len(names) == count else [f"{part}/{index:06d}" for index in range(count)]
 
 
 def _why_not_loaded(source: str, split: str | None, error: Exception) -> str:
@@ -141,7 +161,8 @@ def _why_not_loaded(source: str, split: str | None, error: Exception) -> str:
     if "scripts are no longer supported" in reason:
         return (
             f"`source` is {source!r}, whose files need a loading script, which `datasets` no longer runs; "
-            "try the Hub's own conversion with `revision='refs/convert/parquet'`."
+            "try the Hub's own conversion with `revision='refs/convert/parquet'` "
+            "(`--data_revision refs/convert/parquet`)."
         )
     if "split" in reason:
         return f"`split` is {split!r}, but {source!r} cannot be loaded so: {reason}"
@@ -175,8 +196,42 @@ def _checked_columns(
 
 def _holds_images_or_arrays(feature) -> bool:
     datasets = import_extra("datasets")
-    kinds = (datasets.Image, datasets.Array2D, datasets.Array3D, datasets.List, datasets.LargeList)
-    return isinstance(feature, kinds)
+    if isinstance(feature, dict):  # how `datasets` would store an image, but without its metadata
+        return "bytes" in feature
+    return isinstance(feature, datasets.Image) or _holds_arrays(feature) or _holds_bytes(feature)
+
+
+def _holds_bytes(feature) -> bool:
+    return getattr(feature, "dtype", None) in ("binary", "large_binary")
+
+
+def _holds_arrays(feature) -> bool:
+    datasets = import_extra("datasets")
+    return isinstance(feature, (datasets.Array2D, datasets.Array3D, datasets.List, datasets.LargeList))
+
+
+def _camera_columns(features: "datasets.Features") -> tuple[str, ...]:
+    if all(column in features for column in INTRINSIC_COLUMNS):
+        return INTRINSIC_COLUMNS
+    return tuple(column for column in _MATRIX_COLUMNS if column in features and _holds_arrays(features[column]))[:1]
+
+
+def _camera_of_matrix(cell: Any, column: str) -> Intrinsics | None:
+    """The camera of K = [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]; `None` where there is none, or something else."""
+    if cell is None:
+        return None
+    try:
+        matrix = np.asarray(cell, dtype=np.float64).reshape(3, 3)
+        fx, fy, cx, cy = (float(matrix[position]) for position in ((0, 0), (1, 1), (0, 2), (1, 2)))
+        is_camera = np.isfinite(matrix).all() and (matrix[2] == (0, 0, 1)).all() and min(fx, fy) > 0
+    except (TypeError, ValueError):
+        is_camera = False
+    if not is_camera:
+        logger.warning_once(
+            f"`{column}` does not hold 3 x 3 camera matrices [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]; samples without "
+            "one have no intrinsics."
+        )
+    return Intrinsics(fx, fy, cx, cy) if is_camera else None
 
 
 def _cell(row: "pyarrow.Table", column: str) -> Any:
@@ -184,13 +239,16 @@ def _cell(row: "pyarrow.Table", column: str) -> Any:
     (values,) = (chunk for chunk in row.column(column).chunks if len(chunk))
     if hasattr(values.type, "storage_type"):  # Array2D, Array3D
         return values.to_numpy(zero_copy_only=False)[0]
-    return values[0].as_py()
+    value = values[0].as_py()
+    return {"bytes": value, "path": None} if isinstance(value, bytes) else value
 
 
 def _encoded(cell: Mapping[str, Any]) -> bytes:
     """The bytes of an image that was not decoded; a stream may give a path alone, possibly a remote one."""
     if cell["bytes"] is not None:
         return cell["bytes"]
+    if cell.get("path") is None:
+        raise ValueError("it is empty: neither the bytes of an image nor its path.")
     with import_extra("fsspec").open(cell["path"], "rb") as file:
         return file.read()
 
@@ -218,13 +276,16 @@ def _two_dimensional(array: np.ndarray) -> np.ndarray:
 
 
 def _photograph_of_array(array: np.ndarray) -> Image.Image:
-    if array.ndim == 3 and array.shape[-1] != 3 and array.shape[0] == 3:
-        array = array.transpose(1, 2, 0)
-    if array.ndim != 3 or array.shape[-1] != 3 or array.dtype.kind not in "fiu":
-        raise ValueError(f"it is {array.dtype} of shape {array.shape}, but a photograph is (H, W, 3) or (3, H, W).")
-    low, high = float(array.min()), float(array.max())
-    if not (low >= 0 and high <= 255):
-        raise ValueError(f"it has values from {low:g} to {high:g}, but a photograph has 0 ... 255 or 0 ... 1.")
-    if array.dtype.kind == "f":
-        array = np.rint(array * 255 if high <= 1 else array)
-    return Image.fromarray(np.ascontiguousarray(array.astype(np.uint8)))
+    is_grey = array.ndim == 2
+    is_rgb = array.ndim == 3 and 3 in (array.shape[0], array.shape[-1])
+    if array.dtype.kind not in "fiu" or array.size == 0 or not (is_grey or is_rgb):
+        raise ValueError(
+            f"it is {array.dtype} of shape {array.shape}, but a photograph is (H, W, 3), (3, H, W) or (H, W)."
+        )
+    # Integers of any width are levels here: tables often store small numbers in wide types.
+    if array.dtype.kind in "iu":
+        low, high = array.min(), array.max()
+        if low < 0 or high > 255:
+            raise ValueError(f"it has values from {low} to {high}, but a photograph of integers has 0 ... 255.")
+        array = array.astype(np.uint8)
+    return Image.fromarray(read_photograph(array).levels.permute(1, 2, 0).numpy())

@@ -1,15 +1,20 @@
 """Folders of pairs: the index.csv layout, plain paired folders, and what the layouts of benchmarks share."""
 
 import csv
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
+from PIL import Image
+
 from .depth_files import MILLIMETRE, check_depth_encoding
 from .depth_readers import DepthReader, FilePair, FileReader, rows_of_pairs
 from .depth_samples import Intrinsics
+from .photographs import PHOTOGRAPH_SUFFIXES
 
 if TYPE_CHECKING:
     import datasets
@@ -26,7 +31,8 @@ REQUIRED_COLUMNS = (
     "invalid_raw_values",
 )
 INTRINSIC_COLUMNS = ("fx", "fy", "cx", "cy")
-PHOTOGRAPH_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+# A folder of pairs may have its parts made already: folders of these names, by the names that `split` takes.
+PART_FOLDERS = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
 
 Item = TypeVar("Item")
 
@@ -66,34 +72,73 @@ def open_pairs(root: Path, split: str | None, depth_scale: float | None = None) 
     """Pairs of the same stem in rgb/ and depth/; [`RGBDFolder`] describes them.
 
     Raises:
-        ValueError: If the folders or files are missing or the names do not pair.
+        ValueError: If the folders or files are missing, the names do not pair, there is no such part, or the first
+            depth map is no depth map of these kinds.
     """
-    if not (root / "rgb").is_dir() or not (root / "depth").is_dir():
-        raise ValueError(
-            f"`root` is {str(root)!r}, which has neither an index.csv nor the folders rgb/ and depth/; "
-            "put photographs into rgb/ and 16-bit PNGs with the same stems into depth/."
-        )
-    scale = MILLIMETRE if depth_scale is None else depth_scale
-    pairs = [
-        FilePair(name=f"rgb/{photograph.name}", rgb=photograph, depth=depth, scale=scale)
-        for photograph, depth in pairs_of_stems(root / "rgb", root / "depth")
-    ]
-    return table_of_pairs(root, block_split(pairs, split, root, "pairs"))
+    if has_rgb_and_depth(root):
+        pairs = block_split(_pairs_of_folder(root, root, depth_scale), split, root, "pairs")
+    else:
+        parts = part_folders(root)
+        if not parts:
+            raise ValueError(
+                f"`root` is {str(root)!r}, which has neither an index.csv nor the folders rgb/ and depth/; "
+                "put photographs into rgb/ and 16-bit PNGs (or .npy in metres) with the same stems into depth/."
+            )
+        if split is not None and split not in parts:
+            raise ValueError(f"`split` is {split!r}, but {str(root)!r} has the parts {', '.join(parts)}; name one.")
+        chosen = parts if split is None else (split,)
+        pairs = [pair for part in chosen for pair in _pairs_of_folder(root, parts[part], depth_scale)]
+    return table_of_pairs(root, pairs)
 
 
-def pairs_of_stems(photographs: Path, depth_maps: Path) -> list[tuple[Path, Path]]:
-    """Photographs and 16-bit PNGs of the same stem in two folders, in the order of their numbers.
+def has_rgb_and_depth(folder: Path) -> bool:
+    """Whether a folder holds rgb/ and depth/."""
+    return (folder / "rgb").is_dir() and (folder / "depth").is_dir()
+
+
+def part_folders(root: Path) -> dict[str, Path]:
+    """The folders train/, val/ (or validation/) and test/ that hold rgb/ and depth/, by the name of their split."""
+    found = {}
+    for split, names in PART_FOLDERS.items():
+        folders = [root / name for name in names if has_rgb_and_depth(root / name)]
+        if folders:
+            found[split] = folders[0]
+    return found
+
+
+def pairs_of_stems(
+    photographs: Path, depth_maps: Path, depth_suffixes: tuple[str, ...] = (".png",)
+) -> list[tuple[Path, Path]]:
+    """Photographs and depth maps of the same stem, subfolders included, in the order of their numbers.
+
+    Args:
+        photographs (`Path`), depth_maps (`Path`): The two folders; what is hidden in them is left alone.
+        depth_suffixes (`tuple[str, ...]`, *optional*, defaults to `(".png",)`): Which files are depth maps.
 
     Raises:
-        ValueError: If a stem is in one of the folders only, or twice in one.
+        ValueError: If a stem is in one of the folders only, or twice in one, or there is none.
     """
-    rgb = _files_by_stem(photographs, PHOTOGRAPH_SUFFIXES)
-    depth = _files_by_stem(depth_maps, (".png",))
+    rgb, others = _files_by_stem(photographs, PHOTOGRAPH_SUFFIXES)
+    depth, other_depth = _files_by_stem(depth_maps, depth_suffixes)
+    ignored = "".join(
+        f" Ignored in {folder.name}/: {', '.join(f'{count} {suffix}' for suffix, count in sorted(suffixes.items()))}; "
+        f"it takes {', '.join(taken)}."
+        for folder, suffixes, taken in (
+            (photographs, others, PHOTOGRAPH_SUFFIXES),
+            (depth_maps, other_depth, depth_suffixes),
+        )
+        if suffixes
+    )
+    where = f"`root` is {str(photographs.parent)!r}, where"
     alone = sorted(rgb.keys() ^ depth.keys())
     if alone:
         raise ValueError(
-            f"`root` is {str(photographs.parent)!r}, where {len(alone)} names are in only one of {photographs.name}/ "
-            f"and {depth_maps.name}/, the first {alone[0]!r}; give each photograph one depth map with the same stem."
+            f"{where} {len(alone)} names are in only one of {photographs.name}/ and {depth_maps.name}/, the first "
+            f"{alone[0]!r}; give each photograph one depth map with the same stem.{ignored}"
+        )
+    if not rgb:
+        raise ValueError(
+            f"{where} {photographs.name}/ holds no photograph and {depth_maps.name}/ no depth map; add some.{ignored}"
         )
     return [(rgb[stem], depth[stem]) for stem in sorted(rgb, key=by_number)]
 
@@ -128,7 +173,8 @@ def block_split(
     chosen = [item for item, key in zip(items, keys, strict=True) if split is None or in_val[key] == (split == "val")]
     if not chosen:
         raise ValueError(
-            f"`split` is {split!r}, but {str(root)!r} has {len(distinct)} {unit}; add {unit}, val needs five."
+            f"`split` is {split!r}, but {str(root)!r} has {len(distinct)} {unit}; add {unit}, val needs five, or read "
+            "everything with `split=None` (`--eval_split all`), or write an index.csv with a column `split`."
         )
     return chosen
 
@@ -164,7 +210,44 @@ def inside(root: Path, relative: str | None) -> Path:
 
 def by_number(stem: str) -> list[tuple[int, int, str]]:
     """Sort `frame_10` after `frame_9`: neighbours in time have to be neighbours in the list."""
-    return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", stem) if part]
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", stem) if part]
+
+
+def _pairs_of_folder(root: Path, folder: Path, depth_scale: float | None) -> list[FilePair]:
+    pairs = [
+        FilePair(
+            name=photograph.relative_to(root).as_posix(),
+            rgb=photograph,
+            depth=depth,
+            encoding="npy" if depth.suffix.lower() == ".npy" else "png16",
+            scale=_scale_of(depth) if depth_scale is None else depth_scale,
+        )
+        for photograph, depth in pairs_of_stems(folder / "rgb", folder / "depth", (".png", ".npy"))
+    ]
+    _check_bits(pairs[0].depth)
+    return pairs
+
+
+def _scale_of(depth_map: Path) -> float:
+    """Metres per stored unit where nobody says it: arrays are in metres, PNGs in millimetres."""
+    return 1.0 if depth_map.suffix.lower() == ".npy" else MILLIMETRE
+
+
+def _check_bits(depth_map: Path) -> None:
+    """One look, without decoding, before thousands are queued; the reader refuses each such file in any case."""
+    if depth_map.suffix.lower() != ".png":
+        return
+    try:
+        with Image.open(depth_map) as image:
+            mode = image.mode
+    except OSError:
+        return  # reported when it is read
+    if not mode.startswith("I"):
+        raise ValueError(
+            f"{str(depth_map)!r} has Pillow mode {mode}, but depth/ takes PNGs of 16 bits (I;16), or .npy in metres. "
+            "Depth of 8 bits needs an index.csv with `depth_encoding` png8 and its scale; a colour picture of a depth "
+            "map cannot be read back."
+        )
 
 
 def _pairs_of_index(root: Path, split: str | None, dataset: str | None) -> list[FilePair]:
@@ -221,12 +304,23 @@ def _number(row: dict[str, str], column: str) -> float:
         raise ValueError(f"`{column}` is {row[column]!r}, which is not a number.") from None
 
 
-def _files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+def _files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> tuple[dict[str, Path], Counter[str]]:
+    """Files by their path without suffix, and how many of other suffixes there are."""
     files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() not in suffixes:
+    others: Counter[str] = Counter()
+    for path in _visible_files(folder):
+        if path.suffix.lower() not in suffixes:
+            others[path.suffix.lower() or "without a suffix"] += 1
             continue
-        if path.stem in files:
-            raise ValueError(f"{str(folder)!r} has {files[path.stem].name!r} and {path.name!r}; keep one of them.")
-        files[path.stem] = path
-    return files
+        stem = path.relative_to(folder).with_suffix("").as_posix()
+        if stem in files:
+            raise ValueError(f"{str(folder)!r} has {files[stem].name!r} and {path.name!r}; keep one of them.")
+        files[stem] = path
+    return files, others
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    """All files below a folder, links to folders followed; without hidden ones, such as macOS's `._1.png`."""
+    for parent, subfolders, names in os.walk(folder, followlinks=True):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))

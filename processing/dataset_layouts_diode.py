@@ -54,4 +54,4 @@ def diode_masks(root: Path) -> Iterator[Path]:
     """The validity masks below a folder."""
     for folder, subfolders, files in os.walk(root, followlinks=True):
         subfolders.sort()
-        yield from (Path(folder) / file for file in sorted(files) if file.endswith(_MASK))
+        yield from (Path(folder) / file for file in sorted(files) if file.endswith(_MASK) and not file.startswith("."))

@@ -3,9 +3,13 @@
 import re
 from pathlib import Path
 
+from transformers.utils import logging
+
 from .dataset_layouts import DepthTable, inside, read_split_list, table_of_pairs
 from .depth_readers import FilePair
 from .depth_samples import Intrinsics
+
+logger = logging.get_logger(__name__)
 
 KITTI_DEPTH_SCALE = 1 / 256
 # Where photographs and annotated depth are looked for, relative to the folder.
@@ -13,6 +17,8 @@ _RAW_FOLDERS = ("", "raw")
 _DEPTH_FOLDERS = ("", "data_depth_annotated")
 _PARTS = ("", "train", "val")
 _DRIVE = re.compile(r"(\d{4}_\d\d_\d\d)_drive_\d{4}_sync")
+_PHOTOGRAPH = re.compile(r"(^|/)image_0[23]/data/[^/]+$")
+_SIDES = {"l": "image_02", "r": "image_03"}
 
 
 def open_kitti(
@@ -25,10 +31,17 @@ def open_kitti(
         train/2011_09_26_drive_0001_sync/proj_depth/groundtruth/image_02/0000000005.png
                                                                                    (or below data_depth_annotated/)
 
-    Without a list, `train` and `val` are the official parts of the annotated depth, with both colour cameras. A list
-    (Eigen et al., 2014, as circulated) has lines `photograph depth focal`, where the depth is `None` for frames
-    without ground truth, or `photograph` alone; a date folder in front and the suffix of photographs (.png, .jpg) are
-    optional. Frames without ground truth are left out and counted. With a list, `split` says nothing.
+    Without a list, `train` and `val` are the official parts of the annotated depth, with both colour cameras. The
+    annotated depth is one archive and the recordings come one by one: those whose photographs are not there are left
+    out, with a warning. A list (Eigen et al., 2014, as circulated) has lines of one of these kinds:
+
+        photograph depth focal         the depth is `None` for frames without ground truth (BTS)
+        photograph                     or with its focal length; the depth has the same drive, camera and number
+        left right                     both photographs of a stereo pair, of which the first counts (monodepth)
+        drive number l                 or r: the frame of the left or right camera, image_02 or image_03 (monodepth2)
+
+    A date folder in front and the suffix of photographs (.png, .jpg) are optional. Frames without ground truth are
+    left out and counted. With a list, `split` says nothing.
 
     Args:
         root (`Path`): The folder.
@@ -37,7 +50,8 @@ def open_kitti(
         split_list (`str`, *optional*): A file of such lines.
 
     Raises:
-        ValueError: If there is no annotated depth, files are missing, or a path leaves the folder.
+        ValueError: If there is no annotated depth, no recording of it is there, files are missing, a line of the list
+            cannot be read, or a path leaves the folder.
     """
     num_without_depth = 0
     if split_list is None:
@@ -49,7 +63,8 @@ def open_kitti(
         if not pairs:
             raise ValueError(
                 f"`split_list` is {split_list!r}, and none of its {len(listed)} frames has annotated depth in "
-                f"{str(root)!r}; put data_depth_annotated/ there."
+                f"{str(root)!r}, the first {listed[0][0].relative_to(root).as_posix()!r}; put the drives of the list "
+                "into data_depth_annotated/ there, or pass a list of other frames."
             )
     cameras: dict[Path, Intrinsics | None] = {}
     for photograph, _ in pairs:
@@ -90,11 +105,32 @@ def _official_pairs(root: Path, split: str | None) -> list[tuple[Path, Path]]:
             "Eigen et al. pass their list as `split_list`."
         )
     parts = ("train", "val") if split is None else (split,)
-    pairs = []
-    for drive in (drive for part in parts for drive in _annotated_drives(root, part)):
-        for depth in sorted(drive.glob("proj_depth/groundtruth/image_0[23]/*.png")):
-            relative = f"{drive.name}/{depth.parent.name}/data/{depth.name}"
-            pairs.append((_photograph(root, relative), depth))
+    annotated = [
+        folder
+        for part in parts
+        for drive in _annotated_drives(root, part)
+        for folder in sorted(drive.glob("proj_depth/groundtruth/image_0[23]"))
+    ]
+    pairs, absent = [], []
+    for folder in annotated:
+        drive, camera = folder.parents[2].name, folder.name
+        photographs = _first_there(_raw_places(root, f"{drive}/{camera}/data"))
+        if not photographs.is_dir():
+            absent.append(f"{drive}/{camera}")
+            continue
+        for depth in sorted(folder.glob("*.png")):
+            if not depth.name.startswith("."):
+                pairs.append((_first_there(_either_suffix(photographs / depth.name)), depth))
+    if absent:
+        found = (
+            f"The photographs of {len(absent)} of {len(annotated)} recordings (drive and camera) with annotated depth "
+            f"are not in {str(root)!r}, the first of {absent[0]!r}"
+        )
+        if not pairs:
+            raise ValueError(
+                f"{found}; put the raw recordings there, below folders of dates such as {absent[0][:10]}/."
+            )
+        logger.warning(f"{found}; left out.")
     if not pairs:
         raise ValueError(
             f"`source` is {str(root)!r}, and neither it nor its data_depth_annotated/ has annotated depth in "
@@ -104,27 +140,37 @@ def _official_pairs(root: Path, split: str | None) -> list[tuple[Path, Path]]:
 
 
 def _listed_pair(root: Path, fields: list[str]) -> tuple[Path, Path | None]:
+    if len(fields) == 3 and fields[1].isdecimal() and fields[2] in _SIDES:
+        fields = [f"{fields[0].rstrip('/')}/{_SIDES[fields[2]]}/data/{int(fields[1]):010d}.png"]
     relative = fields[0].lstrip("/")
-    photograph = _photograph(root, relative)
+    places = [variant for place in _raw_places(root, relative) for variant in _either_suffix(place)]
+    photograph = _first_there(places)
     given = fields[1] if len(fields) > 1 and not re.fullmatch(r"[\d.]+", fields[1]) else None
     if given == "None":
         return photograph, None
-    if given is not None:
+    # The other photograph of a stereo pair may stand where other lists name the depth.
+    if given is not None and ("proj_depth" in given or not _PHOTOGRAPH.search(given)):
         return photograph, _depth_map(root, given.lstrip("/"))
     drive = _DRIVE.search(relative)
-    if drive is None:
-        raise ValueError(f"the path {relative!r} names no drive, so its depth map must be listed after it.")
+    if drive is None or drive.end() == len(relative.rstrip("/")):
+        raise ValueError(
+            f"the path {relative!r} names no frame of a drive, so its depth map must be listed after it, or its "
+            "number and its camera (l or r) after a drive."
+        )
     camera = "image_03" if "image_03" in relative else "image_02"
     depth = _depth_map(root, f"{drive[0]}/proj_depth/groundtruth/{camera}/{Path(relative).stem}.png")
     return photograph, depth if depth.is_file() else None
 
 
-def _photograph(root: Path, relative: str) -> Path:
+def _raw_places(root: Path, relative: str) -> list[Path]:
     drive = _DRIVE.match(relative)
     dates = ("", f"{drive[1]}/") if drive else ("",)  # lists without the date name the drive first
-    places = [inside(root, f"{raw}/{date}{relative}".lstrip("/")) for raw in _RAW_FOLDERS for date in dates]
-    other_suffix = ".jpg" if places[0].suffix == ".png" else ".png"
-    return _first_there([*places, *(place.with_suffix(other_suffix) for place in places)])
+    return [inside(root, f"{raw}/{date}{relative}".lstrip("/")) for raw in _RAW_FOLDERS for date in dates]
+
+
+def _either_suffix(photograph: Path) -> list[Path]:
+    """Recordings come in PNG, and many keep them in JPEG, whatever their lists say."""
+    return [photograph, photograph.with_suffix(".png"), photograph.with_suffix(".jpg")]
 
 
 def _depth_map(root: Path, relative: str) -> Path:
@@ -134,7 +180,7 @@ def _depth_map(root: Path, relative: str) -> Path:
 
 
 def _first_there(places: list[Path]) -> Path:
-    return next((place for place in places if place.is_file()), places[0])
+    return next((place for place in places if place.exists()), places[0])
 
 
 def _camera(root: Path, photograph: Path) -> Intrinsics | None:

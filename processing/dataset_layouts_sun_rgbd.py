@@ -50,7 +50,7 @@ def sun_scenes(root: Path) -> Iterator[Path]:
         if "intrinsics.txt" in files and "image" in subfolders and set(_DEPTH_FOLDERS) & set(subfolders):
             subfolders.clear()
             yield Path(folder)
-        subfolders.sort()
+        subfolders[:] = sorted(subfolder for subfolder in subfolders if not subfolder.startswith("."))
 
 
 def _official_scenes(root: Path, scenes: list[Path], split_file: Path, split: str) -> list[Path]:
@@ -98,7 +98,7 @@ def _pair_of_scene(root: Path, scene: Path, scale: float) -> FilePair:
 
 
 def _only_file(folder: Path, suffixes: tuple[str, ...]) -> Path:
-    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes]
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes and path.name[0] != "."]
     if len(files) != 1:
         raise ValueError(f"{str(folder)!r} holds {len(files)} files with {', '.join(suffixes)}; it should hold one.")
     return files[0]

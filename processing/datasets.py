@@ -11,7 +11,15 @@ from typing import Any
 from transformers.utils import logging
 
 from .dataset_columns import open_columns
-from .dataset_layouts import INTRINSIC_COLUMNS, REQUIRED_COLUMNS, DepthTable, open_index, open_pairs
+from .dataset_layouts import (
+    INTRINSIC_COLUMNS,
+    REQUIRED_COLUMNS,
+    DepthTable,
+    has_rgb_and_depth,
+    open_index,
+    open_pairs,
+    part_folders,
+)
 from .dataset_layouts_diode import diode_masks, open_diode
 from .dataset_layouts_kitti import is_kitti, open_kitti
 from .dataset_layouts_nyu import is_nyu_scene, open_nyu_labelled, open_nyu_raw
@@ -53,8 +61,8 @@ _LAYOUTS = {
         ("depth_scale",),
     ),
     "pairs": _Layout(
-        "rgb/ and depth/",
-        lambda root: (root / "rgb").is_dir() and (root / "depth").is_dir(),
+        "rgb/ and depth/, here or in train/, val/ and test/",
+        lambda root: has_rgb_and_depth(root) or bool(part_folders(root)),
         open_pairs,
         ("depth_scale",),
     ),
@@ -110,7 +118,7 @@ def load_depth_dataset(
     | `layout` | what it is | splits |
     |---|---|---|
     | `index` | a folder with an index.csv ([`RGBDFolder`]) | its column `split` |
-    | `pairs` | rgb/ and depth/ with the same stems ([`RGBDFolder`]) | `train`, `val` |
+    | `pairs` | rgb/ and depth/ with the same stems ([`RGBDFolder`]) | its folders, else `train`, `val` |
     | `nyu_labelled` | NYU Depth v2, the official .mat file | `train`, `test` of splits.mat |
     | `nyu_raw` | NYU Depth v2, folders of scenes | `train`, `val` by whole scenes, or a `split_list` |
     | `kitti` | KITTI raw with annotated depth | `train`, `val`, or a `split_list` |
@@ -180,10 +188,19 @@ def load_depth_dataset(
     if table.num_without_depth:
         logger.warning(f"{split_list!r} names {table.num_without_depth} photographs without ground truth; left out.")
     if check_units:
-        logger.info(f"{source} ({layout}, {split_list or split}): {loaded.report}")
-        setting = "depth_scale_to_metres" if layout == "index" else "depth_scale"
-        refuse_implausible_units(loaded.report, table.depth_scale, setting)
+        _look_at_units(loaded, source, layout, split_list or split)
     return loaded
+
+
+def _look_at_units(
+    loaded: DepthDataset | StreamingDepthDataset, source: str | os.PathLike, layout: str, part: str | None
+) -> None:
+    # `transformers.logging.set_verbosity_info()` reaches the logger "transformers" alone, so that one speaks where
+    # nobody has turned ours on.
+    heard = logger if logger.isEnabledFor(logging.INFO) else logging.get_logger("transformers")
+    heard.info(f"{source} ({layout}, {part}): {loaded.report}")
+    setting = "depth_scale_to_metres" if layout == "index" else "depth_scale"
+    refuse_implausible_units(loaded.report, loaded.depth_scale, setting)
 
 
 def recognise_layout(source: str | os.PathLike) -> str:
@@ -205,7 +222,7 @@ def recognise_layout(source: str | os.PathLike) -> str:
 
 
 class RGBDFolder(DepthDataset):
-    """A [`DepthDataset`] over a folder; files are checked for at construction, decoded when asked.
+    """A [`DepthDataset`] over a folder; files are checked for at construction, photographs decoded when asked for.
 
     Two layouts are understood. A folder with an `index.csv` has one row for each pair, with the columns `rgb` and
     `depth` (paths relative to the folder), `split`, `dataset`, `scene`, `depth_encoding` (as `encoding` of
@@ -216,22 +233,26 @@ class RGBDFolder(DepthDataset):
             rgb/0001.jpg    depth/0001.png      (16-bit PNG; 0 is missing)
             rgb/0002.jpg    depth/0002.png
 
-    Its names are sorted (numbers by value) and cut into ten contiguous blocks, five if there are fewer than ten
-    frames; every fifth block is `val`, the rest is `train`. Blocks, not every fifth frame: neighbouring frames of a
-    video are nearly the same picture, and a validation frame between two training frames would measure memory.
+    Depth may also be an array in metres (`0001.npy`), and both folders may have the same subfolders. Where such pairs
+    lie in `train/`, `val/` (or `validation/`) and `test/`, those are the splits. Otherwise the names are sorted
+    (numbers by value) and cut into ten contiguous blocks, five if there are fewer than ten frames; every fifth block
+    is `val`, the rest is `train`. Blocks, not every fifth frame: neighbouring frames of a video are nearly the same
+    picture, and a validation frame between two training frames would measure memory.
 
-    [`load_depth_dataset`] reads these and other layouts, and also checks that the depth can be metres.
+    The depth of 32 samples is read to see whether it can be metres. [`load_depth_dataset`] reads these and other
+    layouts.
 
     Args:
         root (`str` or `os.PathLike`): The folder.
         split (`str`, *optional*, defaults to `"train"`): Which part; `None` takes all of it.
         dataset (`str`, *optional*): Keep the rows of this dataset only (folders with an `index.csv`).
-        depth_scale (`float`, *optional*, defaults to 0.001): Metres per stored unit, for folders without an
-            `index.csv`; an index states its own.
+        depth_scale (`float`, *optional*): Metres per stored unit, for folders without an `index.csv`; by default
+            0.001 for PNGs and 1 for arrays. An index states its own.
+        check_units (`bool`, *optional*, defaults to `True`): Whether to refuse a median depth outside 0.2 m to 80 m.
 
     Raises:
         ValueError: If the folder has neither layout, columns or files are missing, a path leaves the folder, a number
-            cannot be read, or the split is empty.
+            cannot be read, the split is empty, or the depth cannot be metres.
     """
 
     def __init__(
@@ -240,13 +261,15 @@ class RGBDFolder(DepthDataset):
         split: str | None = "train",
         dataset: str | None = None,
         depth_scale: float | None = None,
+        check_units: bool = True,
     ):
         self.root = Path(root)
         self.split = split
         self.dataset = dataset
         if not self.root.is_dir():
             raise ValueError(f"`root` is {str(self.root)!r}, and there is no such folder.")
-        if (self.root / "index.csv").is_file():
+        layout = "index" if (self.root / "index.csv").is_file() else "pairs"
+        if layout == "index":
             if depth_scale is not None:
                 raise ValueError(
                     f"`depth_scale` is {depth_scale}, but {str(self.root / 'index.csv')!r} states a scale for each "
@@ -258,6 +281,8 @@ class RGBDFolder(DepthDataset):
                 raise ValueError(f"`dataset` is {dataset!r}, but {str(self.root)!r} has no index.csv to select by.")
             table = open_pairs(self.root, split, depth_scale)
         super().__init__(table.rows, table.reader, table.depth_scale)
+        if check_units:
+            _look_at_units(self, self.root, layout, split)
 
 
 __all__ = [

@@ -15,6 +15,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 DEPTH_ENCODINGS = ("png8", "png16", "png16_rot3", "npz:KEY", "npy")
 MILLIMETRE = 0.001
 _LARGEST_UINT16 = 65535
+LARGEST_PNG_DEPTH = 65.535  # metres, the most that 16 bits of millimetres hold
 
 
 def check_depth_encoding(encoding: str) -> None:

@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from PIL import Image
+from transformers.utils import logging
 
 from .depth_files import MILLIMETRE, read_depth
 from .depth_samples import DepthSample, Intrinsics, import_extra
+from .image_inputs_llm_mde import Photograph, align_depth_map, read_photograph
 
 if TYPE_CHECKING:
     import datasets
+
+logger = logging.get_logger(__name__)
 
 # A mapping from columns to values, or a `pyarrow.Table` of one row.
 Row = Any
@@ -41,31 +46,49 @@ class DepthReader(ABC):
 
     @abstractmethod
     def read_photograph(self, row: Row) -> Image.Image:
-        """The photograph, mode RGB, never turned by an EXIF tag."""
+        """The photograph as it is stored, with its metadata; `sample` turns it upright and makes RGB of it."""
 
     @abstractmethod
     def read_depth(self, row: Row) -> np.ndarray:
-        """The depth map, float32 `(height, width)` in metres, 0 missing."""
+        """The depth map as it is stored, float32 `(height, width)` in metres, 0 missing."""
 
     def read_intrinsics(self, row: Row) -> Intrinsics | None:
-        """The camera of the uncropped photograph."""
+        """The camera of the photograph as it is stored, uncropped."""
         return Intrinsics(*row["intrinsics"]) if row["intrinsics"] is not None else None
 
     def sample(self, row: Row) -> DepthSample:
-        """Decode a row.
+        """Decode a row, by the rules of the image processor, so that training sees what prediction will see.
+
+        The photograph is turned upright by its EXIF orientation, transparent pixels are laid over white, and the image
+        that leaves carries no metadata that could turn it once more. Depth is turned along if it fits the photograph
+        as stored and not the upright one ([`align_depth_map`]); where the shapes cannot tell (a half turn, a mirror
+        image, a square), it is taken to be upright already. The camera is turned with the depth. Where the photograph
+        was turned alone, nothing says which of the two grids its camera is of: it is left out, with a warning.
 
         Raises:
             ValueError: If something cannot be decoded, photograph and depth differ in shape by more than 2 %, or they
                 are to be cropped and differ in size or are too small.
         """
-        image, depth, intrinsics = self.read_photograph(row), self.read_depth(row), self.read_intrinsics(row)
+        photograph = read_photograph(self.read_photograph(row), is_contiguous=False)
+        stored_depth = self.read_depth(row)
+        image = Image.fromarray(photograph.levels.permute(1, 2, 0).numpy())
+        try:
+            depth = align_depth_map(torch.from_numpy(stored_depth), photograph).numpy()
+        except ValueError:
+            raise self._differs(row, photograph, stored_depth) from None
         height, width = depth.shape
-        differ = abs(image.width * height / (image.height * width) - 1) > 0.02
-        if differ or (self.kb_crop and image.size != (width, height)):
-            raise ValueError(
-                f"{self.name(row)!r} is {image.width}x{image.height} but its depth map is {width}x{height}; "
-                "a pair shows the same field of view, so crop one of them first."
-            )
+        if self.kb_crop and image.size != (width, height):
+            raise self._differs(row, photograph, stored_depth)
+        intrinsics = self.read_intrinsics(row)
+        if intrinsics is not None and photograph.orientation != 1:
+            is_turned = not np.may_share_memory(depth, stored_depth)
+            intrinsics = _turned(intrinsics, photograph) if is_turned else None
+            if intrinsics is None:
+                logger.warning_once(
+                    "Photographs with an EXIF orientation were turned upright, beside depth that is upright already; "
+                    "nothing says whether their intrinsics are too, so they are left out. Store upright photographs "
+                    "without the EXIF tag to keep them."
+                )
         if self.kb_crop:
             left, top = self._corner_of_crop(row, width, height)
             image = image.crop((left, top, left + KB_CROP[1], top + KB_CROP[0]))
@@ -75,9 +98,19 @@ class DepthReader(ABC):
         return DepthSample(image=image, depth=depth, intrinsics=intrinsics, name=self.name(row))
 
     def depth(self, row: Row) -> np.ndarray:
-        """The depth of `sample(row)`, with the photograph left as it is stored."""
+        """The depth of `sample(row)` with the photograph left closed, and therefore never turned along with it."""
         depth = self.read_depth(row)
         return self._crop(row, depth) if self.kb_crop else depth
+
+    def _differs(self, row: Row, photograph: Photograph, stored_depth: np.ndarray) -> ValueError:
+        (height, width), (depth_height, depth_width) = photograph.levels.shape[-2:], stored_depth.shape
+        turned = ""
+        if photograph.orientation != 1:
+            turned = f" (turned upright by its EXIF orientation {photograph.orientation})"
+        return ValueError(
+            f"{self.name(row)!r} is {width}x{height}{turned} but its depth map is {depth_width}x{depth_height}; "
+            "a pair shows the same field of view, so crop one of them first."
+        )
 
     def _crop(self, row: Row, depth: np.ndarray) -> np.ndarray:
         left, top = self._corner_of_crop(row, depth.shape[1], depth.shape[0])
@@ -122,7 +155,8 @@ def rows_of_pairs(root: Path, pairs: Sequence[FilePair]) -> "datasets.Dataset":
     if missing:
         raise ValueError(
             f"`root` is {str(root)!r}, and {len(missing)} of the files it lists are not there, the first "
-            f"{str(missing[0])!r}; complete the folder, or take the rows out of index.csv or of the split list."
+            f"{str(missing[0])!r}; complete the folder; where a list names the files (index.csv, a split list), take "
+            "these out of it."
         )
     text, number = datasets.Value("string"), datasets.Value("float64")
     features = {"name": text, "rgb": text, "depth": text, "mask": text, "encoding": text}
@@ -151,7 +185,7 @@ class FileReader(DepthReader):
 
 
 def decode_photograph(file: str | Path | bytes, name: str) -> Image.Image:
-    """An encoded photograph, from a path or from memory, as RGB on the pixel grid as stored.
+    """An encoded photograph, from a path or from memory, decoded as it is stored and with its metadata.
 
     Raises:
         ValueError: If it is not readable or has 16 bits; `name` says which one.
@@ -160,19 +194,25 @@ def decode_photograph(file: str | Path | bytes, name: str) -> Image.Image:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"{name!r} has Pillow mode {image.mode}; a photograph has 8 bits per channel.")
-            photograph = image.convert("RGB")
-    except OSError as error:
+            image.load()
+            return image
+    except (OSError, SyntaxError) as error:  # Pillow reports some broken PNGs as the latter
         raise ValueError(f"{name!r} is not a readable photograph: {error}") from error
-    # The depth map lies on the pixel grid as stored: nothing later may turn the photograph alone by its EXIF tag.
-    photograph.info.pop("exif", None)
-    photograph.getexif().clear()
-    return photograph
 
 
 def depth_in_metres(raw: np.ndarray, scale: float) -> np.ndarray:
     """A stored array as float32 metres; what is not finite and positive becomes 0."""
     valid = np.isfinite(raw) & (raw > 0)
     return (np.where(valid, raw, 0).astype(np.float64) * scale).astype(np.float32)
+
+
+def _turned(camera: Intrinsics, photograph: Photograph) -> Intrinsics:
+    """The camera of a photograph on its side, for the upright one: x and y change places, some count from the end."""
+    height, width = photograph.stored_size
+    # Orientations 6 and 7 put the last row first, 7 and 8 the last column.
+    cx = height - 1 - camera.cy if photograph.orientation in (6, 7) else camera.cy
+    cy = width - 1 - camera.cx if photograph.orientation in (7, 8) else camera.cx
+    return Intrinsics(fx=camera.fy, fy=camera.fx, cx=cx, cy=cy)
 
 
 def _read_masked_depth(depth_file: str, mask_file: str, scale: float) -> np.ndarray:

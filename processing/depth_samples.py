@@ -23,7 +23,7 @@ class DepthSample:
     """One photograph and its measured depth.
 
     Attributes:
-        image (`PIL.Image.Image`): The photograph, mode RGB.
+        image (`PIL.Image.Image`): The photograph, mode RGB, upright, without metadata.
         depth (`np.ndarray` of shape `(height, width)`, float32): z-depth in metres; 0 marks a missing measurement.
             It covers the photograph's field of view, at the same or at a lower resolution.
         intrinsics (`Intrinsics`, *optional*): The photograph's camera, `None` where unknown.

@@ -34,6 +34,10 @@ _UPRIGHT = {
 }
 # A depth map may be smaller than its photograph, but not of another shape.
 _ASPECT_RATIO_TOLERANCE = 0.02
+# Floats within this range are 0 to 1 with what a sharp edge overshoots when it is resampled (bicubic: a tenth).
+_UNIT_RANGE_WITH_OVERSHOOT = (-0.25, 1.5)
+# Floats that end between there and here are neither: a photograph in levels is not that dark.
+_DARKEST_MAXIMUM_LEVEL = 10
 
 
 @dataclass(frozen=True)
@@ -83,13 +87,16 @@ def flatten_inputs(inputs: Any, argument: str, ndim: int) -> list[Any]:
 
 
 def read_photograph(
-    image: Any, do_convert_rgb: bool | None = True, input_data_format: str | ChannelDimension | None = None
+    image: Any,
+    do_convert_rgb: bool | None = True,
+    input_data_format: str | ChannelDimension | None = None,
+    is_contiguous: bool = True,
 ) -> Photograph:
     """Reads one image of any common kind into 8-bit levels.
 
     Paths and PIL images are turned upright by their EXIF orientation. Transparent pixels are laid over white. 16-bit
-    values (modes I;16 and I, uint16 arrays) are divided by 257. Floats up to 1 are taken as 0 to 1, larger ones as 0
-    to 255; both are rounded to levels.
+    values (modes I;16 and I, uint16 arrays) are divided by 257. Floats up to 1 are taken as 0 to 1, also where a few
+    overshoot (from -0.25 to 1.5, clipped), larger ones as 0 to 255; both are rounded to levels.
 
     Args:
         image: A path, URL, PIL image, or an array or tensor of shape (height, width), (channels, height, width) or
@@ -98,6 +105,8 @@ def read_photograph(
         input_data_format (`str` or `ChannelDimension`, *optional*): Where the channels of an array are. If unset, an
             outer axis of length 3 is taken, else one of 1 or 4, else one of 2. Where both are equally likely it is the
             last axis of a NumPy array and the first one of a tensor.
+        is_contiguous (`bool`, *optional*, defaults to `True`): Whether the levels lie in memory channel by channel.
+            `False` leaves them pixel by pixel where they came so, and spares who makes an image of them two copies.
 
     Raises:
         ValueError: If the image cannot be opened, has no pixels, an unexpected shape, or values outside its range.
@@ -116,7 +125,8 @@ def read_photograph(
     levels, in_unit_range = _to_levels(_to_channels_first(values, input_data_format))
     if do_convert_rgb:
         levels = _to_rgb(levels)
-    return Photograph(levels.contiguous(), in_unit_range, stored_size or tuple(levels.shape[-2:]), orientation)
+    levels = levels.contiguous() if is_contiguous else levels
+    return Photograph(levels, in_unit_range, stored_size or tuple(levels.shape[-2:]), orientation)
 
 
 def read_depth_map(depth_map: Any, depth_scale: float | None = None) -> Tensor:
@@ -288,14 +298,17 @@ def _to_levels(values: Tensor) -> tuple[Tensor, bool]:
     is_float = values.is_floating_point()
     values = values.float() if is_float else values.long()
     minimum, maximum = values.min().item(), values.max().item()
+    lowest, highest = _UNIT_RANGE_WITH_OVERSHOOT
+    if is_float and lowest <= minimum and maximum <= highest:
+        return (values.clamp(0, 1) * 255).round().to(torch.uint8), True
+    is_between = is_float and maximum < _DARKEST_MAXIMUM_LEVEL and not values.equal(values.round())
     # Written so that NaN fails it too.
-    if not (minimum >= 0 and maximum <= 255):
+    if not (minimum >= 0 and maximum <= 255) or is_between:
         raise ValueError(
             f"`images` contains values from {minimum:g} to {maximum:g}; pass floats from 0 to 1 or 0 to 255, integers "
             "from 0 to 255, or uint16. Images that are normalised already need no image processor."
         )
-    in_unit_range = is_float and maximum <= 1
-    return (values * 255 if in_unit_range else values).round().to(torch.uint8), in_unit_range
+    return values.round().to(torch.uint8), False
 
 
 def _to_rgb(levels: Tensor) -> Tensor:

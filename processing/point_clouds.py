@@ -122,6 +122,21 @@ def intrinsics_from_exif(image: Image.Image) -> Intrinsics | None:
     return _centred(width, height, focal_length / _FILM_WIDTH * max(width, height))
 
 
+def check_principal_point(intrinsics: Intrinsics, width: int, height: int) -> None:
+    """
+    Raises:
+        ValueError: If the principal point lies outside a photograph of this size, as it does when the intrinsics are
+            those of a larger one.
+    """
+    # Pixel centres are at integers, so a photograph reaches from -0.5 to its size - 0.5.
+    if not (-0.5 <= intrinsics.cx <= width - 0.5 and -0.5 <= intrinsics.cy <= height - 0.5):
+        raise ValueError(
+            f"`intrinsics` has its principal point at ({intrinsics.cx:g}, {intrinsics.cy:g}), outside the photograph "
+            f"of {width} x {height} pixels; give fx, fy, cx and cy in pixels of this size, or a field of view, which "
+            "suits every size."
+        )
+
+
 def write_ply(
     path: str | os.PathLike, points: np.ndarray, colours: np.ndarray | None = None, comments: Sequence[str] = ()
 ) -> None:
@@ -220,6 +235,7 @@ def _check_focal_lengths(intrinsics: Intrinsics) -> None:
 
 __all__ = [
     "back_project",
+    "check_principal_point",
     "intrinsics_from_exif",
     "intrinsics_from_fov",
     "read_ply",

@@ -28,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _refuse("llm-mde", f"there is no command {command!r}; choose one of {', '.join(COMMANDS)}.")
     try:
         status = importlib.import_module(f".{command}", __name__).run(rest)
-    except (ImportError, ValueError) as error:
-        _refuse(f"llm-mde {command}", str(error))
+    except (ImportError, OSError, ValueError) as error:  # an OSError names the file or folder that it is about
+        _refuse(f"llm-mde {command}", " ".join(str(error).split()))
     if status:
         sys.exit(status)
 

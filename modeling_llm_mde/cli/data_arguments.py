@@ -1,7 +1,7 @@
 """Flags that name data, shared by every command that reads photographs with measured depth."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from transformers.utils import logging
@@ -96,6 +96,14 @@ class DataArguments:
             ValueError: If the data is not given, not found, or implausible.
         """
         return self._load("eval_split", self.eval_split, "eval_split_list", self.eval_split_list)
+
+    def of_another_set(
+        self, data: str, layout: str | None = None, dataset: str | None = None, depth_scale: float | None = None
+    ) -> "DataArguments":
+        """The same splits, lists and crops of another folder or Hub id, which nothing else here describes."""
+        not_its = ("image_column", "depth_column", "data_config", "data_revision")
+        described = {"data": data, "layout": layout, "dataset": dataset, "depth_scale": depth_scale}
+        return replace(self, **described, **dict.fromkeys(not_its))
 
     def _load(self, split_flag: str, split: str, list_flag: str, split_list: str | None):
         from llm_mde.processing import load_depth_dataset

@@ -2,9 +2,9 @@
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
@@ -19,15 +19,13 @@ from llm_mde.evaluation import (
     evaluate_depth,
     get_protocol,
 )
+from llm_mde.evaluation.baselines import MEANS
 from llm_mde.evaluation.processes import join_processes
 from llm_mde.evaluation.protocols import ALIGNMENTS, CROPS
 from llm_mde.evaluation.report import make_folder
 
 from .arguments import parse_arguments
 from .data_arguments import DataArguments
-
-if TYPE_CHECKING:
-    from llm_mde.processing import DepthDataset, StreamingDepthDataset
 
 
 @dataclass
@@ -55,9 +53,34 @@ class EvaluateArguments:
     baselines: bool = field(
         default=True, metadata={"help": "whether to fit median and mean depth to the training set, for comparison"}
     )
+    train_data: str | None = field(
+        default=None,
+        metadata={
+            "help": "folder or Hub id whose --train_split the baselines are fitted to, instead of --data; its layout "
+            "is recognised, and --layout, --dataset, --depth_scale, columns, configuration and revision are not its"
+        },
+    )
+    train_depth_scale: float | None = field(
+        default=None, metadata={"help": "metres per stored unit of --train_data, where it does not state it"}
+    )
     num_worst: int = field(default=8, metadata={"help": "images in worst.png; 0 for no picture"})
     num_resamples: int = field(default=1000, metadata={"help": "of the bootstrap intervals"})
     bootstrap_seed: int = field(default=0, metadata={"help": "of the bootstrap intervals"})
+
+    def __post_init__(self):
+        self.chosen_protocol()  # refused now, and not when everything has been measured
+        for name, least in (("batch_size", 1), ("num_worst", 0), ("num_resamples", 1), ("bootstrap_seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; pass {least} or more.")
+        if self.train_data is not None and not self.baselines:
+            raise ValueError(
+                f"`train_data` is {self.train_data!r} with `baselines` off, and nothing else is fitted to it; leave "
+                "one of them out."
+            )
+        if self.train_depth_scale is not None and self.train_data is None:
+            raise ValueError(
+                f"`train_depth_scale` is {self.train_depth_scale} without `train_data`; `--data` has `--depth_scale`."
+            )
 
     def chosen_protocol(self) -> EvaluationProtocol:
         """The protocol with what the flags replace.
@@ -89,11 +112,18 @@ def run(arguments: Sequence[str]) -> None:
         "set, and writes metrics.json, per_image.csv, table.md, model-index.yaml and worst.png. Start it through "
         "`accelerate launch -m llm_mde.cli evaluate ...` for several processes.",
     )
-    evaluate(options, data_options)
+    from llm_mde.studies.report import public_command
+
+    evaluate(options, data_options, public_command(["llm-mde", "evaluate", *arguments]))
 
 
-def evaluate(options: EvaluateArguments, data_options: DataArguments) -> EvaluationReport:
+def evaluate(options: EvaluateArguments, data_options: DataArguments, command: str | None = None) -> EvaluationReport:
     """Load, measure the model and the baselines, print the table, write the folder.
+
+    Args:
+        options (`EvaluateArguments`): What to measure.
+        data_options (`DataArguments`): On what.
+        command (`str`, *optional*): The command line, for `metrics.json`.
 
     Raises:
         ValueError: If the protocol, the data, the model or the output folder is not what it should be.
@@ -109,7 +139,10 @@ def evaluate(options: EvaluateArguments, data_options: DataArguments) -> Evaluat
 
     rank, _ = join_processes()
     frames = data_options.load_eval()
-    train_frames = _load_train(data_options) if options.baselines else None
+    train_options = data_options
+    if options.train_data is not None:
+        train_options = data_options.of_another_set(options.train_data, depth_scale=options.train_depth_scale)
+    fitted = _fit_baselines(train_options, protocol) if options.baselines else []
     model, processor = load_model_and_processor(
         options.model, revision=options.revision, device=options.device, dtype=options.dtype
     )
@@ -117,13 +150,15 @@ def evaluate(options: EvaluateArguments, data_options: DataArguments) -> Evaluat
         print(f"eval: {frames.report}", flush=True)
     measure = {"protocol": protocol, "batch_size": options.batch_size, "with_boundaries": options.boundaries}
     result = evaluate_depth(model, processor, frames, on_image=worst, **measure)
-    baselines = {}
-    if train_frames is not None:
-        for baseline in (MedianDepthBaseline.fit(train_frames), MeanDepthMapBaseline.fit(train_frames)):
-            baselines[baseline.name] = evaluate_depth(None, None, frames, predict=baseline, **measure)
+    baselines = {baseline.name: evaluate_depth(None, None, frames, predict=baseline, **measure) for baseline in fitted}
     if worst is not None:
         worst.gather()
 
+    of_baselines = {
+        "train_data": train_options.data,
+        "train_dataset": train_options.dataset,
+        "train_split": train_options.train_split_list or train_options.train_split,
+    }
     setting = EvaluationSetting.of(
         model,
         processor,
@@ -134,8 +169,10 @@ def evaluate(options: EvaluateArguments, data_options: DataArguments) -> Evaluat
         dataset=data_options.dataset,
         split=data_options.eval_split_list or data_options.eval_split,
         num_without_depth=frames.num_without_depth,
+        data_flags=_data_flags(options, data_options),
+        **(of_baselines if fitted else {}),
     )
-    report = EvaluationReport(setting, result, baselines, options.bootstrap_seed, options.num_resamples)
+    report = EvaluationReport(setting, result, baselines, options.bootstrap_seed, options.num_resamples, command)
     if rank == 0:
         print(f"\n{report.markdown()}")
         if protocol.alignment != "min-max" and model.config.max_depth > protocol.max_depth:
@@ -148,11 +185,31 @@ def evaluate(options: EvaluateArguments, data_options: DataArguments) -> Evaluat
     return report
 
 
-def _load_train(data_options: DataArguments) -> "DepthDataset | StreamingDepthDataset":
+def _fit_baselines(
+    train_options: DataArguments, protocol: EvaluationProtocol
+) -> list[MedianDepthBaseline | MeanDepthMapBaseline]:
     try:
-        return data_options.load_train()
+        frames = train_options.load_train()
+        return [
+            MedianDepthBaseline.fit(frames, protocol=protocol),
+            *(MeanDepthMapBaseline.fit(frames, mean=mean, protocol=protocol) for mean in MEANS),
+        ]
     except ValueError as error:
-        raise ValueError(f"the baselines need a training set (or --baselines false): {error}") from error
+        raise ValueError(f"the baselines need a training set (--train_data, or --baselines false): {error}") from error
+
+
+def _data_flags(options: EvaluateArguments, data_options: DataArguments) -> dict[str, Any]:
+    """Flags of the data that differ from their defaults, but for those that the setting has a place for."""
+    named = {"data", "data_revision", "dataset", "eval_split", "eval_split_list", "train_split", "train_split_list"}
+    if not options.baselines or data_options.shots is None:
+        named |= {"shots", "shots_seed"}  # which then chose nothing that was measured
+    changed = {
+        flag.name: getattr(data_options, flag.name)
+        for flag in fields(data_options)
+        if flag.name not in named and getattr(data_options, flag.name) != flag.default
+    }
+    scale = {} if options.train_depth_scale is None else {"train_depth_scale": options.train_depth_scale}
+    return changed | scale
 
 
 def _commit(model: str, revision: str | None) -> str | None:

@@ -1,19 +1,23 @@
 """`llm-mde predict`: depth of many photographs, written to files; a run that was interrupted goes on where it was."""
 
 import importlib.util
+import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import torch
 
 from llm_mde.prediction import predict_photographs
-from llm_mde.prediction_files import SUFFIXES, PredictionLog
+from llm_mde.prediction_files import SUFFIXES, PredictionLog, model_digest
 from llm_mde.processing import Intrinsics
+from llm_mde.processing.depth_files import LARGEST_PNG_DEPTH
 from llm_mde.processing.photographs import (
+    PHOTOGRAPH_SUFFIXES,
     Camera,
     PhotographFile,
     PhotographOfSample,
@@ -21,7 +25,7 @@ from llm_mde.processing.photographs import (
     find_photographs,
     photographs_of_samples,
 )
-from llm_mde.processing.point_clouds import intrinsics_from_fov
+from llm_mde.processing.point_clouds import check_principal_point, intrinsics_from_fov
 
 from .arguments import parse_arguments
 from .data_arguments import DataArguments
@@ -32,6 +36,10 @@ if TYPE_CHECKING:
 ASSUMED_FOV = 60.0
 ASSUMED = f"an assumed horizontal field of view of {ASSUMED_FOV:g} degrees"
 MAX_PROBLEMS_SHOWN = 20
+_OF_POINTS = ("intrinsics", "fov", "max_angle")
+_OF_TRAINING = ("train_split", "train_split_list", "shots", "shots_seed")
+# What a data set makes of one stored photograph depends on these.
+_OF_STORED_PHOTOGRAPHS = ("data", "data_config", "data_revision", "image_column", "kb_crop")
 
 
 @dataclass
@@ -47,7 +55,8 @@ class PredictArguments:
     formats: list[str] = field(
         default_factory=lambda: ["png"],
         metadata={
-            "help": "Any of png (16 bits, millimetres), npy (metres), colour (a picture), ply (points in metres)."
+            "help": "Any of png (16 bits, millimetres; beyond 65.535 m 0, missing), npy (metres), colour (a picture), "
+            "ply (points in metres)."
         },
     )
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model on the Hub."})
@@ -80,7 +89,8 @@ class PredictArguments:
         for name, smallest in (("batch_size", 1), ("num_workers", 0)):
             if getattr(self, name) < smallest:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; give at least {smallest}.")
-        if len(self.intrinsics) not in (0, 4) or not all(length > 0 for length in self.intrinsics[:2]):
+        is_camera = len(self.intrinsics) in (0, 4) and all(map(math.isfinite, self.intrinsics))
+        if not is_camera or not all(length > 0 for length in self.intrinsics[:2]):
             raise ValueError(f"`intrinsics` is {self.intrinsics}; give the four numbers fx fy cx cy, in pixels.")
         if self.intrinsics and self.fov is not None:
             raise ValueError("`intrinsics` and `fov` both describe the camera; give one of them.")
@@ -88,19 +98,32 @@ class PredictArguments:
             raise ValueError(f"`fov` is {self.fov}; give degrees between 0 and 180.")
         if self.max_angle is not None and not 0 < self.max_angle < 90:
             raise ValueError(f"`max_angle` is {self.max_angle}; give degrees between 0 and 90.")
+        for name in _OF_POINTS:
+            if "ply" not in self.formats and getattr(self, name) not in (None, []):
+                raise ValueError(
+                    f"`{name}` is {getattr(self, name)}, but `formats` is {self.formats} and it is for points alone; "
+                    f"add ply to `--formats`, or leave `--{name}` out."
+                )
 
     def settings(self) -> dict:
         """What the predictions in one folder have in common."""
         names = ["model", "revision", "dtype", "text", "camera"]
         if "ply" in self.formats:
-            names += ["intrinsics", "fov", "max_angle"]
+            names += _OF_POINTS
         return {name: getattr(self, name) for name in names}
 
     def camera_of(self, photograph: ReadPhotograph) -> Camera:
-        """The camera for a photograph's points: what was asked for, else what is known, else an assumed one."""
+        """
+        The camera for a photograph's points: what was asked for, else what is known, else an assumed one.
+
+        Raises:
+            ValueError: If `intrinsics` have their principal point outside this photograph.
+        """
         height, width = photograph.size
         if self.intrinsics:
-            return Camera(Intrinsics(*self.intrinsics), "--intrinsics")
+            camera = Camera(Intrinsics(*self.intrinsics), "--intrinsics")
+            check_principal_point(camera.intrinsics, width, height)
+            return camera
         if self.fov is not None:
             return Camera(intrinsics_from_fov(width, height, self.fov), f"--fov {self.fov:g}")
         return photograph.camera or Camera(intrinsics_from_fov(width, height, ASSUMED_FOV), ASSUMED)
@@ -113,15 +136,16 @@ def run(arguments: Sequence[str]) -> int:
         [PredictArguments, DataArguments],
         _with_images_flag(list(arguments)),
         "Predicts photographs, or those of a data set (--data, --eval_split), and writes depth in metres. What is "
-        "there already is left alone, so an interrupted run can be started again. Under `accelerate launch` the "
-        "processes share the photographs; on several machines they need one output folder.",
+        "there already is left alone, so an interrupted run can be started again; a photograph that has changed since "
+        "is predicted again, and a model that has changed is refused. Under `accelerate launch` the processes share "
+        "the photographs; on several machines they need one output folder.",
     )
     photographs = _photographs(options, data_options)
     if "colour" in options.formats and importlib.util.find_spec("matplotlib") is None:
         raise ImportError("colour pictures need matplotlib: pip install matplotlib, or leave colour out of --formats.")
     processes = _join_processes()
     try:
-        return _run(options, photographs, processes)
+        return _run(options, photographs, _versions(photographs, data_options), processes)
     finally:
         if processes is not None:
             processes.destroy_process_group()
@@ -130,14 +154,16 @@ def run(arguments: Sequence[str]) -> int:
 def _run(
     options: PredictArguments,
     photographs: list[PhotographFile | PhotographOfSample],
+    versions: Mapping[str, dict],
     processes: "PartialState | None",
 ) -> int:
     from llm_mde.hub import load_model_and_processor
 
     rank, num_processes = (processes.process_index, processes.num_processes) if processes else (0, 1)
     log = PredictionLog(Path(options.output), rank)
+    settings = options.settings()
     if not options.overwrite:
-        log.check_settings(options.settings())
+        log.check_settings(settings)  # before the model, which takes its time, is loaded
     device = options.device or (processes.device if processes else None)
     model, processor = load_model_and_processor(options.model, options.revision, device, options.dtype)
     if model.config.depth_estimation_type == "relative" and {"png", "ply"} & set(options.formats):
@@ -145,12 +171,14 @@ def _run(
             f"`formats` is {options.formats}, but {options.model!r} predicts depth up to an unknown factor, which is "
             "no metres; choose npy and colour."
         )
-
+    settings["model_digest"] = model_digest(options.model, options.revision, model.name_or_path)
+    if not options.overwrite:
+        log.check_settings(settings)
     if rank == 0:
-        log.start(options.settings(), options.overwrite)
+        log.start(settings, options.overwrite)
     _wait(processes)
     earlier = log.read()
-    to_do = [photograph for photograph in photographs if not _is_there(photograph, earlier, options)]
+    to_do = [photograph for photograph in photographs if not _is_there(photograph, earlier, versions, options)]
     if rank == 0:
         print(f"{len(photographs)} photographs, {len(photographs) - len(to_do)} of them predicted before", flush=True)
     _wait(processes)  # until all have seen the same files, none may write
@@ -160,6 +188,7 @@ def _run(
         to_do[rank::num_processes],
         log,
         formats=options.formats,
+        versions=versions,
         camera_of=options.camera_of,
         max_angle=options.max_angle,
         batch_size=options.batch_size,
@@ -169,18 +198,30 @@ def _run(
         camera=options.camera,
     )
     _wait(processes)
-    return _report(photographs, log.merge(), options) if rank == 0 else 0
+    return _report(photographs, log.merge(), versions, options) if rank == 0 else 0
 
 
 def _report(
-    photographs: list[PhotographFile | PhotographOfSample], rows: dict[str, dict], options: PredictArguments
+    photographs: list[PhotographFile | PhotographOfSample],
+    rows: dict[str, dict],
+    versions: Mapping[str, dict],
+    options: PredictArguments,
 ) -> int:
-    problems = [rows[each.stem] for each in photographs if not _is_there(each, rows, options)]
+    problems = [rows[each.stem] for each in photographs if not _is_there(each, rows, versions, options)]
+    if "png" in options.formats:
+        _report_far_pixels([rows[each.stem] for each in photographs])
     assumed = [each for each in photographs if rows[each.stem].get("camera", {}).get("source") == ASSUMED]
     if "ply" in options.formats and assumed:
         print(
             f"{len(assumed)} of {len(photographs)} point clouds rest on {ASSUMED}; give the true one with --fov or "
             "--intrinsics."
+        )
+    cameras = [row for row in (rows[each.stem] for each in photographs) if "camera" in row]
+    sizes = {(row["width"], row["height"]) for row in cameras}
+    if options.intrinsics and len(sizes) > 1:
+        print(
+            f"--intrinsics were taken for photographs of {len(sizes)} sizes, but they are pixels of one; predict each "
+            "size by itself, or give --fov."
         )
     if problems:
         print(f"{len(problems)} of {len(photographs)} photographs lack what was asked for:")
@@ -192,10 +233,22 @@ def _report(
     return 1 if problems else 0
 
 
+def _report_far_pixels(rows: list[dict]) -> None:
+    far = [row for row in rows if row.get("pixels_beyond_png")]
+    if far:
+        num_pixels = sum(row["pixels_beyond_png"] for row in far)
+        share = num_pixels / sum(row["width"] * row["height"] for row in far)
+        print(
+            f"{len(far)} of {len(rows)} PNGs lack pixels beyond {LARGEST_PNG_DEPTH} m, where 16 bits of millimetres "
+            f"end: {num_pixels} pixels, {share:.1%} of these photographs, are 0 (missing); --formats npy has them."
+        )
+
+
 def _photographs(options: PredictArguments, data_options: DataArguments) -> list[PhotographFile | PhotographOfSample]:
     """What to predict, each with a place of its own below the output folder."""
     if bool(options.images) == (data_options.data is not None):
         raise ValueError("`images` and `data` say what to predict; give one of them.")
+    _check_data_flags(data_options)
     if options.images:
         output = Path(os.path.abspath(options.output))
         photographs = [each for each in find_photographs(options.images) if not _is_output(each.path, output)]
@@ -203,6 +256,7 @@ def _photographs(options: PredictArguments, data_options: DataArguments) -> list
         photographs = photographs_of_samples(data_options.load_eval())
     if not photographs:
         raise ValueError(f"`images` is {options.images}, which is nothing but earlier results of this command.")
+    photographs = _with_distinct_stems(photographs)
     names: dict[str, str] = {}
     for photograph in photographs:
         if photograph.stem in names:
@@ -214,13 +268,74 @@ def _photographs(options: PredictArguments, data_options: DataArguments) -> list
     return photographs
 
 
+def _check_data_flags(data_options: DataArguments) -> None:
+    """Refuses flags that would change nothing: those of data sets for photographs, those of training always."""
+    for each in fields(data_options):
+        value = getattr(data_options, each.name)
+        if value == each.default:
+            continue
+        if data_options.data is None:
+            raise ValueError(f"`{each.name}` is {value!r}, which is about a data set (`--data`); leave it out.")
+        if each.name in _OF_TRAINING:
+            raise ValueError(
+                f"`{each.name}` is {value!r}, which is about training; choose photographs with `--eval_split` or "
+                "`--eval_split_list`."
+            )
+
+
+def _with_distinct_stems(
+    photographs: list[PhotographFile | PhotographOfSample],
+) -> list[PhotographFile | PhotographOfSample]:
+    """The same, but those that differ in their suffix alone, `a.jpg` and `a.png`, keep it in their stem."""
+    stems = [photograph.stem for photograph in photographs]
+    while True:  # twice where `a.jpg` has become the stem of one file and has been that of `a.jpg.png`
+        counts = Counter(stems)
+        distinct = [
+            _stem_with_suffix(photograph) if counts[stem] > 1 else stem
+            for photograph, stem in zip(photographs, stems, strict=True)
+        ]
+        if distinct == stems:
+            break
+        stems = distinct
+    return [replace(photograph, stem=stem) for photograph, stem in zip(photographs, stems, strict=True)]
+
+
+def _stem_with_suffix(photograph: PhotographFile | PhotographOfSample) -> str:
+    suffix = PurePosixPath(photograph.name).suffix
+    return photograph.stem + suffix if suffix.lower() in PHOTOGRAPH_SUFFIXES else photograph.stem
+
+
+def _versions(photographs: list[PhotographFile | PhotographOfSample], data_options: DataArguments) -> dict[str, dict]:
+    """
+    By stem what tells each photograph from another one of its name: bytes and time of its file, and how a data set
+    reads it. Taken before any is read, so that a change during the run is seen by the next run.
+    """
+    if data_options.data is None:
+        return {photograph.stem: _version_of_file(photograph.path) for photograph in photographs}
+    reading = {name: getattr(data_options, name) for name in _OF_STORED_PHOTOGRAPHS}
+    rows = photographs[0].samples.rows
+    # Where photographs are no files of their own, the file that holds all of them, else the name of the data tells.
+    files = rows.with_format(None)["rgb"] if "rgb" in rows.column_names else [data_options.data] * len(rows)
+    return {each.stem: reading | _version_of_file(Path(files[each.index])) for each in photographs}
+
+
+def _version_of_file(path: Path) -> dict:
+    if not path.is_file():  # it has gone since it was found, which reading it will tell; or it is the name of data
+        return {}
+    status = path.stat()
+    return {"bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+
+
 def _is_output(path: Path, output: Path) -> bool:
     """Whether an earlier run wrote this file: folders of photographs may contain the output folder."""
     return Path(os.path.abspath(path)).is_relative_to(output) and path.name.endswith(tuple(SUFFIXES.values()))
 
 
 def _is_there(
-    photograph: PhotographFile | PhotographOfSample, rows: dict[str, dict], options: PredictArguments
+    photograph: PhotographFile | PhotographOfSample,
+    rows: dict[str, dict],
+    versions: Mapping[str, dict],
+    options: PredictArguments,
 ) -> bool:
     row = rows.get(photograph.stem)
     if row is None:
@@ -230,6 +345,8 @@ def _is_there(
             f"{str(Path(options.output) / photograph.stem)!r} is what {row['input']!r} was predicted to, and "
             f"{photograph.name!r} would be too; choose another `--output`, or predict it anew with `--overwrite`."
         )
+    if row.get("version") != versions[photograph.stem]:
+        return False
     outputs = row["outputs"]
     return all(each in outputs and (Path(options.output) / outputs[each]).is_file() for each in options.formats)
 

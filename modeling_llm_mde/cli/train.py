@@ -21,10 +21,27 @@ class RunArguments:
         },
     )
     protocol: str = field(default="plain", metadata={"help": "How the result is measured; see `llm-mde evaluate`."})
+    eval_data: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or Hub id whose --eval_split is measured with, instead of --data; its layout is "
+            "recognised, and --layout, --dataset, --depth_scale, columns, configuration and revision are not its."
+        },
+    )
+    eval_layout: str | None = field(default=None, metadata={"help": "--layout of --eval_data."})
+    eval_dataset: str | None = field(default=None, metadata={"help": "--dataset of --eval_data."})
+    eval_depth_scale: float | None = field(default=None, metadata={"help": "--depth_scale of --eval_data."})
+
+    def __post_init__(self):
+        for name in ("eval_layout", "eval_dataset", "eval_depth_scale"):
+            value = getattr(self, name)
+            if value is not None and self.eval_data is None:
+                raise ValueError(f"`{name}` is {value!r} without `eval_data`; `--data` has --{name[5:]}.")
 
 
 def run(arguments: Sequence[str]) -> None:
     """`llm-mde train`: load, adapt, train, keep, measure."""
+    from llm_mde.evaluation import get_protocol
     from llm_mde.training.arguments import DepthTrainingArguments
     from llm_mde.training.run import FrameArguments, ModelArguments, train
 
@@ -43,15 +60,32 @@ def run(arguments: Sequence[str]) -> None:
     )
     if data_arguments.shots_seed is None:
         data_arguments.shots_seed = training_arguments.seed  # the baselines below read the same few samples
-    folder = train(model_arguments, frame_arguments, data_arguments, training_arguments)
+    get_protocol(run_arguments.protocol)  # refused now, and not after the training
+    eval_data_arguments = data_arguments
+    baselines = {"baselines": not data_arguments.streaming}  # they would read the whole stream again
+    if run_arguments.eval_data is not None:
+        eval_data_arguments = data_arguments.of_another_set(
+            run_arguments.eval_data,
+            run_arguments.eval_layout,
+            run_arguments.eval_dataset,
+            run_arguments.eval_depth_scale,
+        )
+        # The measurement can tell another training set by its name and depth scale alone.
+        data, depth_scale = data_arguments.data, data_arguments.depth_scale
+        if data_arguments == data_arguments.of_another_set(data, depth_scale=depth_scale):
+            if baselines["baselines"]:
+                baselines |= {"train_data": data, "train_depth_scale": depth_scale}
+        else:
+            baselines = {"baselines": False}
+    folder = train(model_arguments, frame_arguments, data_arguments, training_arguments, eval_data_arguments)
     measure = EvaluateArguments(
         model=str(folder),
         output=str(folder.parent / "evaluation"),
         protocol=run_arguments.protocol,
         device=str(training_arguments.device),
-        baselines=not data_arguments.streaming,  # they would read the whole stream again
+        **baselines,
     )
-    evaluate(measure, data_arguments)
+    evaluate(measure, eval_data_arguments)
     if training_arguments.process_index == 0:
         print(f"\nKept in {folder}", flush=True)
 

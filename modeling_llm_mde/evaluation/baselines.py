@@ -1,6 +1,8 @@
 """Predictors that have not looked at the photograph: what a model has to beat."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,6 +12,11 @@ from torch.nn import functional as F
 
 from llm_mde.processing import DepthSample, median_depth
 
+from .matching import counted_pixels
+from .protocols import EvaluationProtocol, get_protocol
+
+MEANS = ("geometric", "arithmetic")
+
 
 class MedianDepthBaseline:
     """One depth for every pixel of every photograph: the median of the training set.
@@ -18,8 +25,8 @@ class MedianDepthBaseline:
     >>> from llm_mde.evaluation import MedianDepthBaseline, evaluate_depth
     >>> from llm_mde.processing import RGBDFolder
 
-    >>> baseline = MedianDepthBaseline.fit(RGBDFolder("my_frames", split="train"))
-    >>> evaluate_depth(None, None, RGBDFolder("my_frames", split="val"), predict=baseline).metrics
+    >>> baseline = MedianDepthBaseline.fit(RGBDFolder("my_frames", split="train"), protocol="plain")
+    >>> evaluate_depth(None, None, RGBDFolder("my_frames", split="val"), "plain", predict=baseline).metrics
     ```
 
     Args:
@@ -31,13 +38,21 @@ class MedianDepthBaseline:
         self.name = f"median depth, {depth:.2f} m"
 
     @classmethod
-    def fit(cls, train_dataset: Iterable[DepthSample]) -> "MedianDepthBaseline":
-        """Take the median over all measured pixels.
+    def fit(
+        cls, train_dataset: Iterable[DepthSample], protocol: str | EvaluationProtocol | None = None
+    ) -> "MedianDepthBaseline":
+        """Take the median over the measured pixels.
+
+        Args:
+            train_dataset (iterable of [`DepthSample`]): The training set.
+            protocol (`str` or [`EvaluationProtocol`], *optional*): Of the evaluation. Only pixels inside its range and
+                crop are then taken, since no other pixel will count: the median of a street up to 80 m lies beyond
+                a cap of 10 m, where nothing is right. A crop is left out on maps of a size it is not made for.
 
         Raises:
-            ValueError: If no pixel is measured.
+            ValueError: If no pixel is measured, or the protocol counts none.
         """
-        return cls(median_depth(train_dataset))
+        return cls(median_depth(_CountedDepth.of(train_dataset, protocol)))
 
     def predict(self, height: int, width: int) -> Tensor:
         """The prediction for a photograph of this size, float32 `(height, width)` in metres."""
@@ -51,49 +66,61 @@ class MedianDepthBaseline:
 class MeanDepthMapBaseline:
     """One map for every photograph: at each place of the frame the mean depth measured there in the training set.
 
-    Depths are averaged as logarithms (the geometric mean), as SILog and the relative errors count: on the frames of
-    NYU Depth v2 this map is a harder one to beat than that of the arithmetic mean in every metric but `delta1`.
+    The arithmetic mean is what is usually meant by the mean depth of each pixel. The geometric one averages
+    logarithms, as SILog and the relative errors count: on the frames of NYU Depth v2 it is the harder one to beat in
+    every metric but `delta1`.
 
     Args:
         depth_map (`torch.Tensor` of shape `(height, width)`): Metres, positive.
+        mean (`str`, *optional*, defaults to `"geometric"`): Which mean the map holds, or `"arithmetic"`.
+
+    Raises:
+        ValueError: If `mean` is neither.
     """
 
-    name = "geometric mean depth of each pixel"
-
-    def __init__(self, depth_map: Tensor):
+    def __init__(self, depth_map: Tensor, mean: str = "geometric"):
         self.depth_map = depth_map
+        self.mean = _known_mean(mean)
+        self.name = f"per-pixel mean depth ({mean}, {depth_map.shape[0]} x {depth_map.shape[1]} grid)"
 
     @classmethod
-    def fit(cls, train_dataset: Iterable[DepthSample], size: tuple[int, int] = (60, 80)) -> "MeanDepthMapBaseline":
-        """Average the logarithm of measured depth map by map, at one size for all; memory does not grow with the set.
+    def fit(
+        cls,
+        train_dataset: Iterable[DepthSample],
+        size: tuple[int, int] = (60, 80),
+        mean: str = "geometric",
+        protocol: str | EvaluationProtocol | None = None,
+    ) -> "MeanDepthMapBaseline":
+        """Average measured depth map by map, at one size for all; memory does not grow with the set.
 
-        An image enters a cell of the map with the mean logarithm of what is measured in it, weighted by how much of
-        the cell is measured. At the size of the depth maps this is the mean of each pixel. A cell that is measured in
-        no image takes the mean of the others.
+        An image enters a cell of the map with the mean of what is measured in it, weighted by how much of the cell is
+        measured. At the size of the depth maps this is the mean of each pixel. A cell that is measured in no image,
+        such as one outside the crop, takes the mean of its neighbours, and so on outwards.
 
         Args:
             train_dataset (iterable of [`DepthSample`]): The training set.
             size (`tuple[int, int]`, *optional*, defaults to `(60, 80)`): Height and width of the map.
+            mean (`str`, *optional*, defaults to `"geometric"`): Or `"arithmetic"`.
+            protocol (`str` or [`EvaluationProtocol`], *optional*): As in [`MedianDepthBaseline.fit`].
 
         Raises:
-            ValueError: If a side of `size` is not positive, or no pixel is measured.
+            ValueError: If a side of `size` is not positive, `mean` is unknown, no pixel is measured, or the protocol
+                counts none.
         """
+        is_geometric = _known_mean(mean) == "geometric"
         if min(size) < 1:
             raise ValueError(f"`size` is {size}; pass a positive height and width.")
         total = torch.zeros(size, dtype=torch.float64)
         share = torch.zeros(size, dtype=torch.float64)
-        for depth in _depth_maps(train_dataset):
+        for depth in _CountedDepth.of(train_dataset, protocol).depth_maps():
             depth = torch.tensor(depth, dtype=torch.float64)
-            measured = depth.isfinite() & (depth > 0)
-            both = torch.stack([torch.where(measured, depth, 1.0).log(), measured.to(torch.float64)])
-            cells = F.adaptive_avg_pool2d(both, size)
+            measured = depth > 0
+            values = torch.where(measured, depth, 1.0).log() if is_geometric else depth
+            cells = F.adaptive_avg_pool2d(torch.stack([values, measured.to(torch.float64)]), size)
             total += cells[0]
             share += cells[1]
-        is_measured = share > 0
-        if not is_measured.any():
-            raise ValueError("`train_dataset` has no measured pixel; check the depth scale and the invalid values.")
-        mean = total / share.clamp_min(torch.finfo(torch.float64).tiny)
-        return cls(torch.where(is_measured, mean, mean[is_measured].mean()).exp().float())
+        depth_map = _mean_with_neighbours(total, share)
+        return cls((depth_map.exp() if is_geometric else depth_map).float(), mean)
 
     def predict(self, height: int, width: int) -> Tensor:
         """The map at this size, float32 `(height, width)` in metres, bilinear."""
@@ -106,9 +133,59 @@ class MeanDepthMapBaseline:
         return [self.predict(image.height, image.width) for image in images]
 
 
-def _depth_maps(dataset: Iterable[DepthSample]) -> Iterator[np.ndarray]:
-    """Measured maps, float32 in metres, without opening photographs where the dataset offers that."""
-    return dataset.depth_maps() if hasattr(dataset, "depth_maps") else (sample.depth for sample in dataset)
+@dataclass(frozen=True)
+class _CountedDepth:
+    """The measured maps of a training set, in which every pixel that a protocol would not count is missing."""
+
+    dataset: Iterable[DepthSample]
+    protocol: EvaluationProtocol
+
+    @classmethod
+    def of(cls, dataset: Iterable[DepthSample], protocol: str | EvaluationProtocol | None) -> "_CountedDepth":
+        anything = EvaluationProtocol("every measured pixel", min_depth=0.0, max_depth=math.inf)
+        return cls(dataset, anything if protocol is None else get_protocol(protocol))
+
+    def depth_maps(self) -> Iterator[np.ndarray]:
+        """Each map, float32 in metres, 0 where nothing counts; photographs stay closed where the set allows it.
+
+        Raises:
+            ValueError: After the last map, if no pixel counted in any.
+        """
+        any_counted = False
+        maps = self.dataset.depth_maps() if hasattr(self.dataset, "depth_maps") else (s.depth for s in self.dataset)
+        for depth in maps:
+            counted = self._counted(torch.tensor(depth)).numpy()
+            any_counted |= bool(counted.any())
+            yield np.where(counted, depth, np.float32(0))
+        if not any_counted:
+            protocol = self.protocol
+            raise ValueError(
+                f"`train_dataset` has no measured pixel between {protocol.min_depth:g} and {protocol.max_depth:g} m "
+                f"inside the crop {protocol.crop}; check the depth scale, the invalid values and the protocol."
+            )
+
+    def _counted(self, depth: Tensor) -> Tensor:
+        try:
+            return counted_pixels(depth, self.protocol)
+        except ValueError:  # the crop is made for the size of another set
+            return counted_pixels(depth, get_protocol(self.protocol, crop=None))
+
+
+def _mean_with_neighbours(total: Tensor, share: Tensor) -> Tensor:
+    """`total / share`; where the share is 0, the mean of the neighbours that have a value, ring after ring."""
+    is_known = share > 0
+    values = torch.where(is_known, total / share, 0.0)
+    while not is_known.all():
+        near = F.avg_pool2d(torch.stack([values, is_known.to(values.dtype)]), kernel_size=3, stride=1, padding=1)
+        values = torch.where(is_known, values, torch.where(near[1] > 0, near[0] / near[1], 0.0))
+        is_known = near[1] > 0
+    return values
+
+
+def _known_mean(mean: str) -> str:
+    if mean not in MEANS:
+        raise ValueError(f"`mean` is {mean!r}; choose one of {', '.join(MEANS)}.")
+    return mean
 
 
 __all__ = ["MeanDepthMapBaseline", "MedianDepthBaseline"]

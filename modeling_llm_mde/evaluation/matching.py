@@ -55,12 +55,7 @@ def match_depth(predicted_depth: Tensor, labels: Tensor, protocol: EvaluationPro
     predicted = predicted_depth.detach().to(device=device, dtype=torch.float64)
     predicted = _resize(predicted, tuple(labels.shape[-2:]), protocol)
 
-    valid = measured.isfinite() & (measured > protocol.min_depth) & (measured < protocol.max_depth)
-    rows, columns = crop_window(protocol.crop, *labels.shape[-2:])
-    inside = torch.zeros_like(valid)
-    inside[:, rows, columns] = True
-    valid &= inside
-
+    valid = counted_pixels(measured, protocol)
     if protocol.alignment == "min-max":
         return MatchedDepth(min_max_normalise(predicted, valid), min_max_normalise(measured, valid), valid)
     predicted = align_depth(predicted, measured, valid, protocol.alignment, protocol.max_depth)
@@ -68,6 +63,18 @@ def match_depth(predicted_depth: Tensor, labels: Tensor, protocol: EvaluationPro
         lowest, highest = protocol.min_depth, protocol.max_depth
         predicted = predicted.nan_to_num(nan=lowest, posinf=highest, neginf=lowest).clamp(lowest, highest)
     return MatchedDepth(predicted, measured, valid)
+
+
+def counted_pixels(measured: Tensor, protocol: EvaluationProtocol) -> Tensor:
+    """Where `measured`, `(..., height, width)` in metres, lies in the protocol's range and crop; bool of its shape.
+
+    Raises:
+        ValueError: If the crop is made for another size.
+    """
+    inside = torch.zeros_like(measured, dtype=torch.bool)
+    rows, columns = crop_window(protocol.crop, *measured.shape[-2:])
+    inside[..., rows, columns] = True
+    return inside & measured.isfinite() & (measured > protocol.min_depth) & (measured < protocol.max_depth)
 
 
 def _resize(depth: Tensor, size: tuple[int, int], protocol: EvaluationProtocol) -> Tensor:
@@ -80,4 +87,4 @@ def _resize(depth: Tensor, size: tuple[int, int], protocol: EvaluationProtocol) 
     ]
 
 
-__all__ = ["MatchedDepth", "match_depth"]
+__all__ = ["MatchedDepth", "counted_pixels", "match_depth"]

@@ -138,7 +138,10 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
             "nyu-eigen",
             **_INDOOR,
             description="NYU Depth v2 as BTS, AdaBins and ZoeDepth measure it: the official 654 test images, Eigen "
-            "crop, 10 m. ZoeDepth also averages with the mirrored photograph: `flip_averaging=True`.",
+            "crop, 10 m. They measure against `rawDepths`, in which holes are missing, on photographs with a black "
+            "border: what the split 'test' of the labelled file gives. Its dense `depths` (any other split) have "
+            "their holes filled, and numbers on them are others. ZoeDepth also averages with the mirrored photograph: "
+            "`flip_averaging=True`.",
         ),
         EvaluationProtocol(
             "kitti-garg",

@@ -6,7 +6,8 @@ import json
 import math
 import os
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,10 @@ class EvaluationSetting:
         split (`str`, *optional*): Split of the data, or the file that lists it.
         data_revision (`str`, *optional*): Of a data set on the Hub.
         num_without_depth (`int`): Photographs of the split that have no measured depth at all and were left out.
+        data_flags (`dict`): Anything else that changes how the data is read, such as `{"kb_crop": True}`.
+        train_data (`str`, *optional*): Folder or Hub id that the baselines were fitted to.
+        train_dataset (`str`, *optional*): Part of it that was chosen.
+        train_split (`str`, *optional*): Split of it, or the file that lists it.
     """
 
     model: str
@@ -46,6 +51,10 @@ class EvaluationSetting:
     split: str | None = None
     data_revision: str | None = None
     num_without_depth: int = 0
+    data_flags: dict[str, Any] = field(default_factory=dict)
+    train_data: str | None = None
+    train_dataset: str | None = None
+    train_split: str | None = None
 
     @classmethod
     def of(
@@ -75,6 +84,7 @@ class EvaluationReport:
         baselines (`dict[str, EvaluationResult]`): By name.
         seed (`int`, *optional*, defaults to 0): Of the bootstrap.
         num_resamples (`int`, *optional*, defaults to 1000): Of the bootstrap.
+        command (`str`, *optional*): The command line that led here.
 
     Raises:
         ValueError: If a baseline was measured with another protocol or on other images.
@@ -85,6 +95,7 @@ class EvaluationReport:
     baselines: dict[str, EvaluationResult]
     seed: int = 0
     num_resamples: int = 1000
+    command: str | None = None
 
     def __post_init__(self):
         images = [row["name"] for row in self.result.per_image]
@@ -108,9 +119,17 @@ class EvaluationReport:
         return "\n".join([lines[0], _markdown_row(rule, widths), *lines[1:]])
 
     def conditions(self) -> dict[str, str]:
-        """Everything a reader has to know beside the numbers."""
+        """Everything a reader has to know beside the numbers; folders of this machine are not told."""
         setting, metrics = self.setting, self.result.metrics
         parts = (setting.data, setting.data_revision, setting.dataset, setting.split)
+        reading = {}
+        if setting.data_flags:
+            reading["data flags"] = ", ".join(f"{flag}={without_place(v)}" for flag, v in setting.data_flags.items())
+        if setting.train_data:
+            source = _joined(setting.train_data, setting.train_dataset, setting.train_split)
+            reading["baselines"] = f"fitted to {source}, inside the protocol's range and crop"
+            if setting.train_data != setting.data and self.result.protocol.crop == "nyu-eigen":
+                reading["baselines"] += " (whole maps where their size is not 480 x 640)"
         images = f"{metrics['num_images']}"
         if metrics["num_skipped_images"]:
             images += f", {metrics['num_skipped_images']} more without a valid pixel"
@@ -119,13 +138,17 @@ class EvaluationReport:
         boundaries = {}
         if BOUNDARY_METRIC in metrics:
             count = metrics["num_images_with_boundaries"]
-            boundaries = {BOUNDARY_METRIC: f"Depth Pro's, on measured pixels; {count} images have a boundary"}
+            boundaries[BOUNDARY_METRIC] = (
+                "Depth Pro's, but over measured pixels, and directions, thresholds and images without a boundary are "
+                f"left out; {count} images have a boundary"
+            )
         return {
-            "model": setting.model + (f" at {setting.revision}" if setting.revision else ""),
+            "model": without_place(setting.model) + (f" at {setting.revision}" if setting.revision else ""),
             "precision": setting.precision,
             "input size (height x width)": setting.input_size,
-            "data": " / ".join(part for part in parts if part),
+            "data": _joined(*parts),
             "images": images,
+            **reading,
             **self.result.protocol.summary(),
             **boundaries,
             "intervals": f"95 %, {self.num_resamples} bootstrap resamples of the images",
@@ -144,6 +167,7 @@ class EvaluationReport:
             **self._as_json(self.result),
             "baselines": {name: self._as_json(baseline) for name, baseline in self.baselines.items()},
             "bootstrap": {"level": 0.95, "seed": self.seed, "num_resamples": self.num_resamples},
+            "command": self.command,
             "versions": _versions(),
         }
 
@@ -154,17 +178,21 @@ class EvaluationReport:
 
         setting, protocol = self.setting, self.result.protocol
         label = protocol.name if protocol.comparable else f"{protocol.name}, not comparable"
-        dataset = setting.dataset or Path(setting.data).name
+        dataset = setting.dataset or _name_of(setting.data)
         metrics = self.result.metrics
+        flags = {flag: without_place(value) for flag, value in setting.data_flags.items()}
+        configuration = flags.pop("data_config", None)
+        arguments = {"num_images": metrics["num_images"], "protocol": protocol.to_dict()}
         results = [
             EvalResult(
                 task_type="depth-estimation",
                 task_name="Monocular depth estimation",
                 dataset_type=dataset,
                 dataset_name=dataset,
-                dataset_split=setting.split,
+                dataset_config=configuration,
+                dataset_split=without_place(setting.split),
                 dataset_revision=setting.data_revision,
-                dataset_args={"num_images": metrics["num_images"], "protocol": protocol.to_dict()},
+                dataset_args=arguments | ({"data_flags": flags} if flags else {}),
                 metric_type=name,
                 metric_name=f"{name} ({label})",
                 metric_value=round(metrics[name], 6),
@@ -172,7 +200,7 @@ class EvaluationReport:
             for name in self.result.metric_names
             if not math.isnan(metrics[name])
         ]
-        return eval_results_to_model_index(Path(setting.model).name, results)
+        return eval_results_to_model_index(_name_of(setting.model).rpartition("/")[-1], results)
 
     def write(self, folder: str | Path, worst: Image.Image | None = None) -> list[Path]:
         """Write `metrics.json`, `per_image.csv`, `table.md`, `model-index.yaml` and, given a picture, `worst.png`.
@@ -237,6 +265,22 @@ def make_folder(folder: str | Path) -> Path:
     return folder
 
 
+def without_place(value: Any) -> Any:
+    """A value as it was given, but of an absolute path, `.` or `..` the folder's name alone: results travel."""
+    if not isinstance(value, str) or not (Path(value).is_absolute() or Path(value).name in ("", "..")):
+        return value
+    return Path(os.path.abspath(value)).name
+
+
+def _name_of(source: str) -> str:
+    """The last part of a folder or file that is here, and a Hub id whole."""
+    return Path(os.path.abspath(source)).name if Path(source).exists() else without_place(source)
+
+
+def _joined(*parts: str | None) -> str:
+    return " / ".join(without_place(part) for part in parts if part)
+
+
 def _with_interval(mean: float, interval: tuple[float, float]) -> str:
     return "none" if math.isnan(mean) else f"{mean:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
 
@@ -258,7 +302,13 @@ def _versions() -> dict[str, str]:
     import llm_mde
 
     modules = {"llm_mde": llm_mde, "torch": torch, "transformers": transformers, "numpy": numpy}
-    return {name: str(module.__version__) for name, module in modules.items()} | {"python": platform.python_version()}
+    versions = {name: str(module.__version__) for name, module in modules.items()}
+    for name in ("torchvision", "pillow", "datasets", "peft"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue  # an extra that was not needed
+    return versions | {"python": platform.python_version()}
 
 
-__all__ = ["EvaluationReport", "EvaluationSetting", "make_folder"]
+__all__ = ["EvaluationReport", "EvaluationSetting", "make_folder", "without_place"]

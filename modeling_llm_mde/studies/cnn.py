@@ -1,7 +1,9 @@
 """A CNN of the field in LLM-MDE's clothes: the same depth head over the feature pyramid of a timm network."""
 
 import math
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from llm_mde.configuration_llm_mde import LLMMDEConfig
@@ -29,6 +31,9 @@ class CNNForDepthEstimation(LLMMDEPreTrainedModel):
             (five, by default those for ViT-B) are read.
         architecture (`str`): A CNN of timm with `features_only`, such as "resnet18".
         pretrained (`bool`, *optional*, defaults to `False`): Whether timm loads its weights from the Hub.
+        normalised_with (`tuple` of two sequences, *optional*): Mean and standard deviation with which the processor
+            normalises `pixel_values`. The CNN then sees them as its own weights were trained (timm's
+            `pretrained_cfg`); by default it sees them as they are, which random weights do not mind.
 
     Raises:
         ValueError: If the CNN does not have four maps with strides 4 to 32, or the head not five sizes.
@@ -36,7 +41,13 @@ class CNNForDepthEstimation(LLMMDEPreTrainedModel):
 
     _depth, _loss = LLMMDEForDepthEstimation._depth, LLMMDEForDepthEstimation._loss
 
-    def __init__(self, config: LLMMDEConfig, architecture: str, pretrained: bool = False):
+    def __init__(
+        self,
+        config: LLMMDEConfig,
+        architecture: str,
+        pretrained: bool = False,
+        normalised_with: tuple[Sequence[float], Sequence[float]] | None = None,
+    ):
         import timm
 
         super().__init__(config)
@@ -53,11 +64,19 @@ class CNNForDepthEstimation(LLMMDEPreTrainedModel):
         self.depth_head = LLMMDEDepthHead(sizes, widths[-1], widths[-1], num_channels=3)
         self.depth_head.vision_projections = nn.ModuleList(map(FeatureMapProjection, widths[::-1], sizes[:-1]))
         self.depth_head.apply(self._init_weights)
+        self.is_renormalised = normalised_with is not None
+        if self.is_renormalised:
+            of_weights = self.vision_tower.pretrained_cfg
+            mean, std = (torch.tensor(values)[:, None, None] for values in normalised_with)
+            own_mean, own_std = (torch.tensor(of_weights[name])[:, None, None] for name in ("mean", "std"))
+            self.register_buffer("scale", std / own_std, persistent=False)
+            self.register_buffer("shift", (mean - own_mean) / own_std, persistent=False)
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **prompt) -> LLMMDEDepthEstimatorOutput:
         """As of [`LLMMDEForDepthEstimation`]; a prompt is taken and not read."""
         grid = tuple(math.ceil(side / 16) for side in pixel_values.shape[-2:])
-        maps = self.vision_tower(pixel_values)[-4:]
+        seen = pixel_values * self.scale + self.shift if self.is_renormalised else pixel_values
+        maps = self.vision_tower(seen)[-4:]
         maps[-1] = resize_map(maps[-1], grid)
         predicted_depth = self._depth(self.depth_head(pixel_values, maps, grid, map_to_tokens(maps[-1]), grid))
         loss = None if labels is None else self._loss(predicted_depth, labels)

@@ -1,8 +1,9 @@
 """
 The paper claims accurate depth after adaptation with "minimal supervision" (its few-shot table). Here each number of
-shots is adapted from the same base for the same number of steps, with subsets that are nested within a seed: 5 shots
-lie inside 10. The rows to beat come from the same few frames, without a photograph: their median and their mean map;
-and the base model that has seen none of them.
+shots is adapted from the same base for the same number of steps and of frames seen (few frames come again in a batch,
+each copy augmented on its own), with subsets that are nested within a seed: 5 shots lie inside 10. The rows to beat
+come from the same few frames, without a photograph: their median and their mean maps; and the base model that has seen
+none of them.
 """
 
 from dataclasses import dataclass, field
@@ -43,4 +44,6 @@ def _adapt(bench: Workbench, shots: int, seed: int) -> list[Row]:
     return [{"variant": variant, "at": shots, **adapted}, *measure_constants(bench, seed, at=shots, data=few)]
 
 
-STUDY = Study("few-shot", __doc__, FewShotArguments, plan, at="shots", columns=("train_loss", "seconds"))
+STUDY = Study(
+    "few-shot", __doc__, FewShotArguments, plan, at="shots", columns=("frames_seen", "train_loss", "seconds")
+)

@@ -25,7 +25,7 @@ from llm_mde.processing.prompting_llm_mde import PERSPECTIVES
 
 from .arguments import MethodStudyArguments
 from .run_log import Row
-from .runner import MEDIAN, Run, Study, Workbench, without_nan
+from .runner import MEAN_NOTE, MEDIAN, Run, Study, Workbench, without_nan
 
 FULL, DEFAULT, NONE = "full", "the model's default prompt", "no prompt"
 SHUFFLED, WRONG = "another photograph's prompt", "wrong domain sentence"
@@ -59,7 +59,7 @@ def plan(bench: Workbench) -> list[Run]:
     for variant in VARIANTS:
         seeds = options.seeds if options.max_steps or variant == SHUFFLED else [None]
         runs += [Run(variant, seed, partial(_measure_variant, bench, variant, seed)) for seed in seeds]
-    return [*runs, Run("constants", None, partial(_measure_median, bench))]
+    return [*runs, *(Run("constants", seed, partial(_measure_median, bench, seed)) for seed in bench.data_seeds)]
 
 
 class OtherPrompts:
@@ -88,15 +88,23 @@ class ShuffledPrompts(Dataset):
     Frames that carry the prompt of another one: the places are moved around one random circle, so that none keeps its
     own and every prompt is used once.
 
+    Args:
+        frames (`Sequence[DepthSample]`): A map-style dataset.
+        num_distinct (`int`, *optional*): After how many frames the same ones come again, as in `RepeatedFrames`; by
+            default all are different.
+        processor ([`LLMMDEProcessor`]): Writes the prompts.
+        seed (`int`): Of the circle.
+
     Raises:
-        ValueError: If there are fewer than two frames.
+        ValueError: If there are fewer than two different frames.
     """
 
-    def __init__(self, frames, processor, seed: int):
-        if len(frames) < 2:
-            raise ValueError(f"`frames` has {len(frames)} frames; exchanging prompts takes two.")
+    def __init__(self, frames, num_distinct: int | None = None, *, processor, seed: int):
         self.frames, self.processor = frames, processor
-        circle = torch.randperm(len(frames), generator=torch.Generator().manual_seed(seed)).tolist()
+        self.num_distinct = len(frames) if num_distinct is None else num_distinct
+        if self.num_distinct < 2:
+            raise ValueError(f"`frames` has {self.num_distinct} frames; exchanging prompts takes two.")
+        circle = torch.randperm(self.num_distinct, generator=torch.Generator().manual_seed(seed)).tolist()
         self.other = dict(zip(circle, circle[1:] + circle[:1], strict=True))
 
     def set_epoch(self, epoch: int) -> None:
@@ -107,7 +115,8 @@ class ShuffledPrompts(Dataset):
         return len(self.frames)
 
     def __getitem__(self, index: int) -> DepthSample:
-        frame, other = self.frames[index], self.frames[self.other[index]]
+        place = index % self.num_distinct
+        frame, other = self.frames[index], self.frames[index - place + self.other[place]]
         image = frame.image.copy()
         (image.info["prompt"],) = self.processor(images=[other.image], return_prompt=True)["prompt"]
         return replace(frame, image=image)
@@ -175,8 +184,8 @@ def _measure_variant(bench: Workbench, variant: str, seed: int | None) -> list[R
     return [{"variant": variant, "at": None, **measured, **numbers}]
 
 
-def _measure_median(bench: Workbench) -> list[Row]:
-    median = MedianDepthBaseline.fit(bench.data.load_train())
+def _measure_median(bench: Workbench, seed: int | None) -> list[Row]:
+    median = MedianDepthBaseline.fit(bench.data_of(seed).load_train(), protocol=bench.options.chosen_protocol())
     return [{"variant": MEDIAN, "at": None, **measure_halves(bench, predict=median)}]
 
 
@@ -186,6 +195,6 @@ STUDY = Study(
     PromptsArguments,
     plan,
     columns=("abs_rel_simple", "abs_rel_complex", "complexity_simple", "complexity_complex"),
-    note="Mean ± standard deviation over runs with different seeds. Simple and complex: the halves of the images with "
-    "less and more depth edges (share of neighbours in a map thinned to 80 columns whose depths differ by over 10 %).",
+    note=f"{MEAN_NOTE} Simple and complex: the halves of the images with less and more depth edges (share of "
+    "neighbours in a map thinned to 80 columns whose depths differ by over 10 %).",
 )

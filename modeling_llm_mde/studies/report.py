@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from . import STUDIES
 from .run_log import Row, without_place, write_whole
 
 if TYPE_CHECKING:
-    from .runner import Study
+    from .runner import Study, Workbench
 
+_WORDS = ("variant", "at", "loss")  # of a row; the rest are numbers
 _SHOWN_METRICS = ("abs_rel", "rmse", "delta1")
 _LABELS = {
     "abs_rel": "abs_rel: error / measured depth (lower is better)",
@@ -41,27 +43,36 @@ class Line:
 
 
 def aggregate(rows: list[Row]) -> list[Line]:
-    """Rows of one variant and place become one line, in the order in which they first come. A number that only one row
-    has gets no deviation."""
+    """Rows of one variant and place become one line, in the order in which they first come; where places are names,
+    lines of one place stand together. A number that only one row has gets no deviation, and the mean of equal whole
+    numbers stays whole."""
     groups: dict[tuple[str, Any], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["variant"], row["at"]), []).append(row)
+    if any(isinstance(at, str) for _, at in groups):
+        places = list(dict.fromkeys(at for _, at in groups))
+        groups = dict(sorted(groups.items(), key=lambda item: places.index(item[0][1])))
     lines = []
     for (variant, at), group in groups.items():
-        names = dict.fromkeys(name for row in group for name in row if name not in ("variant", "at"))
+        names = dict.fromkeys(name for row in group for name in row if name not in _WORDS)
         values = {name: [row[name] for row in group if row.get(name) is not None] for name in names}
-        means = {name: fmean(column) for name, column in values.items() if column}
+        means = {name: _mean(column) for name, column in values.items() if column}
         stds = {name: stdev(column) for name, column in values.items() if len(column) > 1}
         lines.append(Line(variant, at, len(group), means, stds))
     return lines
 
 
+def _mean(column: list[float]) -> float:
+    is_whole = all(isinstance(value, int) for value in column) and len(set(column)) == 1
+    return column[0] if is_whole else fmean(column)
+
+
 def write_report(
-    folder: Path, study: "Study", options: Any, data: Any, command: str, records: list[dict[str, Any]]
+    folder: Path, study: "Study", bench: "Workbench", command: str, records: list[dict[str, Any]]
 ) -> None:
     """Writes `table.csv`, `table.md` and `plot.png`; each appears whole or not at all."""
     lines = aggregate([row for record in records for row in record["rows"]])
-    conditions = _conditions(options, data, command, records)
+    conditions = _conditions(study, bench, command, records)
     contents = {
         "table.csv": _csv(study, lines).encode(),
         "table.md": _markdown(study, lines, conditions).encode(),
@@ -72,9 +83,11 @@ def write_report(
 
 
 def public_command(words: list[str]) -> str:
-    """A command line as it was typed, but without the folders of this machine."""
-    parts = [word.rpartition("=") if word.startswith("--") else ("", "", word) for word in words]
-    return shlex.join(f"{flag}{equals}{without_place(value)}" for flag, equals, value in parts)
+    """A command line as it was typed, but without the folders of this machine; a comment behind it says so."""
+    parts = [word.partition("=") if re.match(r"--\w+=", word) else ("", "", word) for word in words]
+    shortened = [f"{flag}{equals}{without_place(value)}" for flag, equals, value in parts]
+    comment = "" if shortened == list(words) else "  # absolute paths are shortened to their last part"
+    return f"{shlex.join(shortened)}{comment}"
 
 
 def _csv(study: "Study", lines: list[Line]) -> str:
@@ -96,7 +109,8 @@ def _markdown(study: "Study", lines: list[Line], conditions: dict[str, str]) -> 
     for line in lines:
         at = "" if line.at is None else str(line.at)
         cells.append([line.variant, *([at] if place else []), str(line.num_runs), *(_cell(line, n) for n in names)])
-    rule = ["---", *["--:"] * (len(cells[0]) - 1)]
+    left = 2 if any(isinstance(line.at, str) for line in lines) else 1
+    rule = [*["---"] * left, *["--:"] * (len(cells[0]) - left)]
     table = "\n".join("| " + " | ".join(row) + " |" for row in [cells[0], rule, *cells[1:]])
     listing = "\n".join(f"- {name}: {value}" for name, value in conditions.items())
     return (
@@ -108,26 +122,37 @@ def _markdown(study: "Study", lines: list[Line], conditions: dict[str, str]) -> 
 def _cell(line: Line, name: str) -> str:
     if name not in line.means:
         return ""
-    mean = _number(line.means[name])
-    return f"{mean} ± {_number(line.stds[name])}" if line.stds.get(name) else mean
+    mean, std = line.means[name], line.stds.get(name)
+    if not std:
+        return _number(mean)
+    return f"{_number(mean)} ± {_number(std)}" if std >= 5e-5 else f"{_number(mean)} ± <0.0001"
 
 
 def _number(value: float) -> str:
     size = abs(value)
-    return f"{value:,.0f}" if size >= 1000 else f"{value:.1f}" if size >= 10 else f"{value:.{4 if size < 1 else 3}f}"
+    if isinstance(value, int) or size >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if size >= 10 else f"{value:.{4 if size < 1 else 3}f}"
 
 
-def _conditions(options: Any, data: Any, command: str, records: list[dict[str, Any]]) -> dict[str, str]:
+def _conditions(study: "Study", bench: "Workbench", command: str, records: list[dict[str, Any]]) -> dict[str, str]:
     conditions = {"command": f"`{command}`"}
+    options, data = bench.options, bench.data
     rows = [row for record in records for row in record["rows"]]
     if data is not None:
         conditions |= options.chosen_protocol().summary()
         parts = (data.data, data.data_revision, data.dataset)
         conditions["data"] = " / ".join(str(without_place(part)) for part in parts if part)
-        trained = sorted({row["num_train_frames"] for row in rows if "num_train_frames" in row})
-        measured = sorted({row["num_images"] for row in rows if "num_images" in row})
-        conditions["frames trained on"] = ", ".join(map(str, trained)) or "none"
-        conditions["images measured with"] = ", ".join(map(str, measured))
+        for name, number in (("frames trained on", "num_train_frames"), ("images measured with", "num_images")):
+            found = sorted({row[number] for row in rows if number in row})
+            conditions[name] = ", ".join(map(str, found)) or "none"
+        if study.conditions is not None:
+            conditions |= study.conditions(bench)
+    losses = dict.fromkeys((row["variant"], row["loss"]) for row in rows if "loss" in row)
+    if len({loss for _, loss in losses}) == 1:
+        conditions["training loss, the same in all runs"] = next(iter(losses))[1]
+    else:
+        conditions |= {f"training loss of {variant}": loss for variant, loss in losses}
     for name in ("versions", "device"):
         found = dict.fromkeys(_words(record[name]) for record in records)
         conditions[name] = "; or ".join(found)
@@ -144,51 +169,114 @@ def _plot(study: "Study", lines: list[Line]) -> bytes:
     from matplotlib.figure import Figure
 
     shown = next(name for name in (study.plot, *METRIC_NAMES) if any(name in line.means for line in lines))
-    lines = [line for line in lines if shown in line.means]
-    spreads = [line.stds.get(shown, line.means.get(f"{shown}_iqr", math.nan) / 2) for line in lines]
-    variants = list(dict.fromkeys(line.variant for line in lines))
-    colours = [f"C{variants.index(line.variant) % 10}" for line in lines]
-    has_curves = any(isinstance(line.at, int) for line in lines)
-    figure = Figure(figsize=(7, 4.5) if has_curves else (8, 1.2 + 0.32 * len(lines)), layout="constrained")
-    axes = figure.add_subplot()
-    draw = _draw_curves if has_curves else _draw_bars
-    draw(axes, lines, [line.means[shown] for line in lines], spreads, colours)
+    points = [
+        _Point(line.variant, line.at, line.means[shown], _spread(line, shown)) for line in lines if shown in line.means
+    ]
+    has_curves = any(isinstance(point.at, int) for point in points)
     label = _LABELS.get(shown, shown)
     if has_curves:
+        figure = Figure(figsize=(7.5, 5.5), layout="constrained")
+        axes = figure.add_subplot()
+        _draw_curves(axes, points)
         axes.set(xlabel=_LABELS.get(study.at, study.at), ylabel=label)
     else:
+        num_places = len({point.at for point in points})
+        figure = Figure(figsize=(9, 1.6 + 0.26 * len(points) + 0.2 * num_places), layout="constrained")
+        axes = figure.add_subplot()
+        _draw_bars(axes, points)
         axes.set(xlabel=label)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     figure.suptitle(f"{study.name}: {STUDIES[study.name]}", fontsize="small")
-    axes.grid(alpha=0.3)
+    axes.grid(axis="both" if has_curves else "x", alpha=0.3)
+    axes.set_axisbelow(True)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
 
 
-def _draw_curves(axes, lines: list[Line], means: list[float], spreads: list[float], colours: list[str]) -> None:
-    curves: dict[str, list[tuple]] = {}
-    for line, mean, spread, colour in zip(lines, means, spreads, colours, strict=True):
-        if line.at is not None:
-            curves.setdefault(line.variant, []).append((line.at, mean, spread, colour))
+@dataclass(frozen=True)
+class _Point:
+    """A number of the plot; the spread is NaN where one run alone was done."""
+
+    variant: str
+    at: Any
+    mean: float
+    spread: float
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        spread = 0.0 if math.isnan(self.spread) else self.spread
+        return self.mean - spread, self.mean + spread
+
+    @property
+    def text(self) -> str:
+        return _number(self.mean) + (f" ± {_number(self.spread)}" if self.spread >= 5e-5 else "")
+
+
+def _spread(line: Line, name: str) -> float:
+    return line.stds.get(name, line.means.get(f"{name}_iqr", math.nan) / 2)
+
+
+def _draw_curves(axes, points: list[_Point]) -> None:
+    """Curves side by side rather than on top of each other, and levels; a level so far from the curves that they
+    would be flat beside it is told in words."""
+    variants = list(dict.fromkeys(point.variant for point in points))
+    curves = {name: [point for point in points if point.variant == name and point.at is not None] for name in variants}
+    curves = {name: curve for name, curve in curves.items() if curve}
+    ticks = sorted({point.at for point in points if point.at is not None})
+    is_log = ticks[-1] >= 10 * ticks[0]
+    for place, (variant, curve) in enumerate(curves.items()):
+        aside = place - (len(curves) - 1) / 2
+        curve = sorted(curve, key=lambda point: point.at)
+        where = [at * 1.015**aside if is_log else at + 0.006 * aside * (ticks[-1] - ticks[0]) for at in _ats(curve)]
+        means, spreads = [point.mean for point in curve], [point.spread for point in curve]
+        colour = f"C{variants.index(variant) % 10}"
+        axes.errorbar(where, means, spreads, marker="o", capsize=3, color=colour, label=variant)
+    ends = [end for curve in curves.values() for point in curve for end in point.ends]
+    for point in (point for point in points if point.at is None):
+        colour = f"C{variants.index(point.variant) % 10}"
+        if not min(ends) / 2 <= point.mean <= 2 * max(ends):
+            axes.plot([], [], " ", label=f"{point.variant}: {point.text}, outside of the plot")
             continue
-        axes.axhline(mean, linestyle="--", color=colour, label=line.variant)
-        if not math.isnan(spread):
-            axes.axhspan(mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
-    for variant, points in curves.items():
-        places, means, spreads, (colour, *_) = zip(*sorted(points), strict=True)
-        axes.errorbar(places, means, spreads, marker="o", capsize=3, color=colour, label=variant)
-    ticks = sorted({line.at for line in lines if line.at is not None})
-    if ticks[-1] >= 10 * ticks[0]:
+        axes.axhline(point.mean, linestyle="--", color=colour, label=f"{point.variant}: {point.text}")
+        if not math.isnan(point.spread):
+            axes.axhspan(*point.ends, color=colour, alpha=0.15, linewidth=0)
+    if is_log:
         axes.set_xscale("log")
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
-    axes.legend(fontsize="small")
 
 
-def _draw_bars(axes, lines: list[Line], means: list[float], spreads: list[float], colours: list[str]) -> None:
-    axes.barh(range(len(lines)), means, xerr=spreads, color=colours, capsize=3)
-    names = [line.variant if line.at is None else f"{line.at}: {line.variant}" for line in lines]
-    axes.set_yticks(range(len(lines)), names)
+def _ats(points: list[_Point]) -> list[int]:
+    return [point.at for point in points]
+
+
+def _draw_bars(axes, points: list[_Point]) -> None:
+    """A bar for each with its number, in groups of one place; colours tell variants apart where there are groups."""
+    variants = list(dict.fromkeys(point.variant for point in points))
+    places = list(dict.fromkeys(point.at for point in points))
+    heights = [index + 0.8 * places.index(point.at) for index, point in enumerate(points)]
+    is_grouped = len(places) > 1
+    for index, variant in enumerate(variants):
+        chosen = [number for number, point in enumerate(points) if point.variant == variant]
+        bars = axes.barh(
+            [heights[number] for number in chosen],
+            [points[number].mean for number in chosen],
+            xerr=[points[number].spread for number in chosen],
+            color=f"C{index % 10}" if is_grouped else "C0",
+            capsize=3,
+            label=variant if is_grouped else None,
+        )
+        axes.bar_label(bars, [points[number].text for number in chosen], padding=4, fontsize="x-small")
+    names = [point.variant for point in points]
+    if is_grouped:  # one name in the middle of its group
+        placed = list(zip(heights, points, strict=True))
+        heights = [fmean(height for height, point in placed if point.at == at) for at in places]
+        names = [str(at) for at in places]
+    axes.set_yticks(heights, names)
+    axes.tick_params(axis="y", length=0)
+    axes.margins(x=0.12, y=0.01)
     axes.invert_yaxis()
 
 

@@ -3,8 +3,9 @@ The paper's first open question. Four variants of one model, trained alike: as i
 to the word embedding space instead of reading prototypes, with the language model and so the prompt removed
 (reprogrammed patches go straight to the head), and with neither. Whatever lies between and behind the encoders is
 drawn anew in all of them, also where a trained base is given, and the depth head starts from the same weights for
-equal seeds; the encoders keep what they know. A CNN under the same head, trained for as many steps, says what the
-encoders are worth. `--shots` makes the supervision minimal.
+equal seeds; the encoders keep what they know. A CNN under the same head, trained for as many steps with the same
+loss, says what the encoders are worth; with random weights it has the learning rates, weight decay and schedule of the
+recipe from-scratch. `--shots` makes the supervision minimal.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from transformers import set_seed
 from .arguments import MethodStudyArguments
 from .cnn import CNNForDepthEstimation
 from .run_log import Row
-from .runner import Run, Study, Workbench, read_recipe
+from .runner import Run, Study, Workbench
 from .surgery import project_linearly, reinitialise, remove_language_model
 
 
@@ -56,13 +57,13 @@ def _train_cnn(bench: Workbench, seed: int) -> list[Row]:
     options = bench.options
     base, processor = bench.load(seed)
     set_seed(seed)
-    model = CNNForDepthEstimation(base.config, options.cnn, options.pretrained_cnn)
-    rates = None
-    if not options.pretrained_cnn:  # random weights learn as fast as they do elsewhere
-        names = ("learning_rate", "vision_learning_rate")
-        rates = dict.fromkeys(names, read_recipe("from-scratch")["learning_rate"])
+    images = processor.image_processor
+    normalised_with = (images.image_mean, images.image_std) if options.pretrained_cnn else None
+    model = CNNForDepthEstimation(base.config, options.cnn, options.pretrained_cnn, normalised_with)
+    optimise_as = None if options.pretrained_cnn else "from-scratch"
     variant = f"CNN ({options.cnn}, {'pretrained' if options.pretrained_cnn else 'random weights'}), same head"
-    return [{"variant": variant, "at": None, **bench.train_and_measure(model, processor, seed, rates=rates)}]
+    numbers = bench.train_and_measure(model, processor, seed, optimise_as=optimise_as)
+    return [{"variant": variant, "at": None, **numbers}]
 
 
 STUDY = Study(

@@ -1,8 +1,10 @@
 """What a study leaves on disk while it runs: each finished run at once, under settings that do not change."""
 
+import hashlib
 import json
 import os
 import platform
+import re
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,9 +12,11 @@ from typing import Any
 
 import torch
 
-Row = dict[str, Any]  # "variant", where a study has it "at", and numbers by name
+Row = dict[str, Any]  # "variant", where a study has it "at", the "loss" of a training, and numbers by name
 
 _PACKAGES = ("llm-mde", "torch", "transformers", "peft", "timm", "accelerate", "datasets", "numpy")
+_MODELS, _DATA = ("model", "vision_model", "language_model"), ("data", "train_split_list", "eval_split_list")
+_BLOCK = 1 << 20
 
 
 class RunLog:
@@ -58,18 +62,68 @@ class RunLog:
 
 def settings_of(*arguments: Any) -> dict[str, Any]:
     """What has to be the same for runs to share a folder: all fields but the output and lists, which only say which
-    runs there are."""
+    runs there are. Of a model or of data on this machine there is the name, and as `model_content` what it is."""
     values = {field.name: getattr(each, field.name) for each in arguments for field in fields(each)}
-    return {
+    settings = {
         name: without_place(value)
         for name, value in values.items()
         if name != "output" and not isinstance(value, (list, tuple))
     }
+    for name in (*_MODELS, *_DATA):
+        if values.get(name) is not None and Path(values[name]).exists():
+            digest = model_digest if name in _MODELS else data_digest
+            settings[f"{name}_content"] = digest(Path(values[name]))
+    return settings
+
+
+def model_digest(folder: Path) -> str:
+    """What a saved model is: names and content of its files, but for its card and code."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
+        if file.is_file() and file.suffix not in (".md", ".py"):
+            digest.update(f"{file.name}\n".encode())
+            _add_content(digest, file)
+    return digest.hexdigest()[:16]
+
+
+def data_digest(place: Path) -> str:
+    """Which data this is: the content of its index.csv, else names and sizes of all files; of a list its content."""
+    digest = hashlib.sha256()
+    index = place / "index.csv"
+    if index.is_file():
+        _add_content(digest, index)
+    elif place.is_dir():
+        files = [Path(folder, name) for folder, _, names in os.walk(place, followlinks=True) for name in names]
+        for name, file in sorted((file.relative_to(place).as_posix(), file) for file in files):
+            digest.update(f"{name} {file.stat().st_size}\n".encode())
+    else:
+        _add_content(digest, place)
+    return digest.hexdigest()[:16]
+
+
+def _add_content(digest: Any, file: Path) -> None:
+    with file.open("rb") as content:
+        while block := content.read(_BLOCK):
+            digest.update(block)
 
 
 def without_place(value: Any) -> Any:
-    """A name as it was given, but of an absolute path the last part alone: results travel, folders stay."""
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    """A name as it was given, but of an absolute path the last part alone, also in the settings behind the colon of
+    `path:name=value,...`: results travel, folders stay."""
+    if not isinstance(value, str):
+        return value
+    place, settings = split_settings(value)
+    if settings:
+        parts = (part.partition("=") for part in settings.split(","))
+        shortened = (f"{name}{sign}{without_place(setting)}" for name, sign, setting in parts)
+        return f"{without_place(place)}:{','.join(shortened)}"
+    return Path(value).name if Path(value).is_absolute() else value
+
+
+def split_settings(value: str) -> tuple[str, str]:
+    """The two sides of the colon in `path:name=value,...`; the second is empty where there are no settings."""
+    match = re.fullmatch(r"(.+?):(\w+=.*)", value, re.DOTALL)
+    return (match[1], match[2]) if match else (value, "")
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -110,4 +164,15 @@ def _refuse_others(folder: Path, earlier: dict[str, Any], now: dict[str, Any]) -
         raise ValueError(f"{where}runs with {listing}{way_out}")
 
 
-__all__ = ["Row", "RunLog", "describe_device", "settings_of", "versions", "without_place", "write_whole"]
+__all__ = [
+    "Row",
+    "RunLog",
+    "data_digest",
+    "describe_device",
+    "model_digest",
+    "settings_of",
+    "split_settings",
+    "versions",
+    "without_place",
+    "write_whole",
+]

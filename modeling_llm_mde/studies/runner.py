@@ -15,23 +15,26 @@ import torch
 from transformers import set_seed
 
 from llm_mde.evaluation import EvaluationResult, MeanDepthMapBaseline, MedianDepthBaseline, evaluate_depth
+from llm_mde.evaluation.baselines import MEANS
 from llm_mde.evaluation.report import make_folder
 from llm_mde.processing import DepthAugmentation, DepthCollator
 from llm_mde.training.adapters import count_parameters, lora_config, prepare_for_training
 from llm_mde.training.run import LOSS_FIELDS, load_base
 
+from .frames import RepeatedFrames
 from .memory import in_fresh_process, is_fresh_process, peak_memory_mb
 from .run_log import Row, RunLog, settings_of
 from .surgery import PassThrough
 
-_RECIPE_FIELDS = (
+_OPTIMISER_FIELDS = (
     *("learning_rate", "vision_learning_rate", "language_learning_rate", "weight_decay"),
-    *("warmup_steps", "lr_scheduler_type", "max_grad_norm", "optim", "relative_start"),
+    *("warmup_steps", "lr_scheduler_type", "max_grad_norm", "optim"),
 )
 _BYTES_PER_PIXEL = 7  # a photograph's three and a depth map's four
 _MOST_KEPT = 4e9  # bytes of training frames in memory; larger sets are decoded anew in each epoch, by workers
 _NUM_WORKERS = min(4, os.cpu_count() or 1)
-MEDIAN, MEAN_MAP, BASE = "median depth of the training frames", "geometric mean depth of each pixel", "zero-shot base"
+MEAN_NOTE = "Mean ± standard deviation over runs with different seeds, where there are several that differ."
+MEDIAN, BASE = "median depth of the training frames", "zero-shot base"
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Study:
         plot (`str`): What `plot.png` shows.
         note (`str`): Below the table: what its numbers are.
         needs_data (`bool`): Whether it takes the flags of `DataArguments`.
+        conditions (`Callable`, *optional*): From a [`Workbench`] to more conditions by name, for the table's foot.
     """
 
     name: str
@@ -70,8 +74,9 @@ class Study:
     at: str | None = None
     columns: tuple[str, ...] = ()
     plot: str = "abs_rel"
-    note: str = "Mean ± standard deviation over runs with different seeds."
+    note: str = MEAN_NOTE
     needs_data: bool = True
+    conditions: Callable[["Workbench"], dict[str, str]] | None = None
 
 
 class Workbench:
@@ -121,10 +126,14 @@ class Workbench:
             return self.data
         return replace(self.data, shots=shots, shots_seed=(self.data.shots_seed or 0) + (seed or 0))
 
+    @property
+    def data_seeds(self) -> list[int | None]:
+        """The seeds that draw training frames: those of `--seeds` with `--shots`, otherwise none does."""
+        return [None] if self.data.shots is None else self.options.seeds
+
     def constant_runs(self) -> list["Run"]:
         """What every table is read against: predictors that see no photograph."""
-        seeds = [None] if self.data.shots is None else self.options.seeds
-        return [Run("constants", seed, partial(measure_constants, self, seed)) for seed in seeds]
+        return [Run("constants", seed, partial(measure_constants, self, seed)) for seed in self.data_seeds]
 
     def base_runs(self) -> list["Run"]:
         """The base model as it came, where there is a trained one."""
@@ -138,7 +147,7 @@ class Workbench:
         *,
         method: str | None = None,
         rank: int | None = None,
-        rates: dict[str, float] | None = None,
+        optimise_as: str | None = None,
         data: Any = None,
         collate_with: Callable | None = None,
         wrap: Callable | None = None,
@@ -147,19 +156,25 @@ class Workbench:
         Trains for `max_steps` with the recipe of the method (`from-scratch` for random weights), the stock Trainer,
         no evaluation and no checkpoint on the way.
 
+        Frames are repeated, each copy augmented on its own, until they fill whole batches: runs of one study see the
+        same number of frames, however few of them are different ones.
+
         Args:
             model, processor: As [`Workbench.load`] gives them; the model is changed.
             seed (`int`): Of order, augmentation, dropout and adapter.
             method (`str`, *optional*): `options.method` by default.
             rank (`int`, *optional*): Of LoRA in both encoders, with twice as much alpha; else the default preset.
-            rates (`dict`, *optional*): Learning rates by field, instead of the recipe's.
+            optimise_as (`str`, *optional*): A recipe for all but the loss, which is that of the study in every run:
+                learning rates, weight decay, schedule, clipping, optimiser and augmentation.
             data (`DataArguments`, *optional*): The study's by default.
             collate_with (`Callable`, *optional*): The processor for batches, where it differs from `processor`.
-            wrap (`Callable`, *optional*): Changes the augmented frames.
+            wrap (`Callable`, *optional*): Changes the augmented frames; called with them and with the number of
+                different ones, which repeat in this order.
 
         Returns:
-            The trained model with any adapter merged, and what training took: `train_loss`, `num_train_frames`,
-            `trained_parameters`, `trained_megabytes`, `seconds`, and in a fresh process `peak_memory_mb`.
+            The trained model with any adapter merged, and what training took: the `loss` in words, `train_loss`,
+            `num_train_frames`, `frames_seen` (with repetitions), `trained_parameters`, `trained_megabytes`, `seconds`,
+            and in a fresh process `peak_memory_mb`.
         """
         from transformers.trainer_callback import PrinterCallback
 
@@ -169,16 +184,16 @@ class Workbench:
         recipe = read_recipe("from-scratch" if options.from_scratch else method)
         for name in recipe.keys() & LOSS_FIELDS:
             setattr(model.config, name, recipe[name])
+        relative_start = recipe.get("relative_start", 0.0)
+        loss_in_words = describe_loss(model.config, relative_start)
+        if optimise_as is not None:
+            recipe = read_recipe(optimise_as)
         model = _prepare(model, method, rank)
         counted = count_parameters(model)[-1]
 
         frames = self._training_frames(data or self.data_of(seed), processor)
         num_frames, num_workers = len(frames), 0 if isinstance(frames, FramesInMemory) else _NUM_WORKERS
-        augmentation = options.augmentation or recipe["augmentation"]
-        if augmentation != "none":
-            kind = DepthAugmentation.strong() if augmentation == "strong" else DepthAugmentation()
-            frames = AugmentedFrames(frames, kind, seed)
-        chosen = {name: recipe[name] for name in _RECIPE_FIELDS if name in recipe} | (rates or {})
+        chosen = {name: recipe[name] for name in _OPTIMISER_FIELDS if name in recipe}
         if options.learning_rate is not None:
             chosen["learning_rate"] = options.learning_rate
         with tempfile.TemporaryDirectory() as scratch:
@@ -196,12 +211,18 @@ class Workbench:
                 load_best_model_at_end=False,
                 report_to="none",
                 disable_tqdm=True,
+                relative_start=relative_start,
                 **chosen,
             )
+            frames = RepeatedFrames(frames, arguments.train_batch_size)
+            augmentation = options.augmentation or recipe["augmentation"]
+            if augmentation != "none":
+                kind = DepthAugmentation.strong() if augmentation == "strong" else DepthAugmentation()
+                frames = AugmentedFrames(frames, kind, seed)
             trainer = DepthTrainer(
                 model=model,
                 args=arguments,
-                train_dataset=frames if wrap is None else wrap(frames),
+                train_dataset=frames if wrap is None else wrap(frames, num_frames),
                 data_collator=DepthCollator(collate_with or processor),
             )
             trainer.remove_callback(PrinterCallback)
@@ -209,8 +230,10 @@ class Workbench:
             loss = trainer.train().training_loss
             seconds = time.perf_counter() - started
         numbers = {
+            "loss": loss_in_words,
             "train_loss": loss,
             "num_train_frames": num_frames,
+            "frames_seen": options.max_steps * arguments.train_batch_size,
             "trained_parameters": counted.trainable,
             "trained_megabytes": counted.trainable_bytes / 1e6,
             "seconds": seconds,
@@ -269,7 +292,9 @@ def without_nan(numbers: dict[str, Any]) -> dict[str, Any]:
 def measure_constants(bench: Workbench, seed: int | None, at: Any = None, data: Any = None) -> list[Row]:
     """Rows of the predictors that see no photograph, fitted to the training frames of a seed (or to `data`)."""
     frames = (data or bench.data_of(seed)).load_train()
-    baselines = {MEDIAN: MedianDepthBaseline.fit(frames), MEAN_MAP: MeanDepthMapBaseline.fit(frames)}
+    protocol = bench.options.chosen_protocol()
+    maps = [MeanDepthMapBaseline.fit(frames, mean=mean, protocol=protocol) for mean in MEANS]
+    baselines = {MEDIAN: MedianDepthBaseline.fit(frames, protocol=protocol)} | {each.name: each for each in maps}
     return [
         {"variant": name, "at": at, **bench.measure(predict=baseline), "num_train_frames": len(frames)}
         for name, baseline in baselines.items()
@@ -321,8 +346,23 @@ def run_study(
             outcome = f"{time.monotonic() - started:.0f} s"
         if on_progress is not None:
             on_progress(f"[{number}/{len(runs)}] {label}: {outcome}")
-    write_report(output, study, options, data, command, [log.records[run.name, run.seed] for run in runs])
+    write_report(output, study, bench, command, [log.records[run.name, run.seed] for run in runs])
     return output
+
+
+def describe_loss(config: Any, relative_start: float = 0.0) -> str:
+    """The training loss of a configuration in words.
+
+    Args:
+        config (`LLMMDEConfig`): With the fields of the loss.
+        relative_start (`float`, *optional*, defaults to 0.0): Share of all steps before the relative error counts.
+    """
+    is_relative = config.depth_estimation_type == "relative"
+    words = f"SILog (lambda {1 if is_relative else config.variance_focus:g}, reduction {config.loss_reduction})"
+    if is_relative or config.relative_weight == 0:
+        return words
+    start = f", which counts after {relative_start:.0%} of the steps" if relative_start else ""
+    return f"{words} + {config.relative_weight:g} x relative error{start}"
 
 
 def _prepare(model, method: str, rank: int | None):
@@ -347,4 +387,14 @@ def read_recipe(name: str) -> dict[str, Any]:
     return yaml.safe_load((files("llm_mde.training") / "recipes" / f"{name}.yaml").read_text())
 
 
-__all__ = ["Run", "Study", "Workbench", "measure_base", "measure_constants", "read_recipe", "run_study", "without_nan"]
+__all__ = [
+    "Run",
+    "Study",
+    "Workbench",
+    "describe_loss",
+    "measure_base",
+    "measure_constants",
+    "read_recipe",
+    "run_study",
+    "without_nan",
+]

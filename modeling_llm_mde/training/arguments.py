@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 from .adapters import ENCODERS
 
 MIXED_PRECISION = ("auto", "no", "bf16", "fp16")
+_OPTIMISERS_WITH_OWN_GROUPS = ("galore", "apollo", "lomo", "adalomo")  # first words of `optim`
 
 
 @dataclass
@@ -18,7 +19,12 @@ class DepthTrainingArguments(TrainingArguments):
 
     Differences to the stock defaults: columns are kept for the collator, metrics are summed batch after batch instead
     of collecting maps (`batch_eval_metrics`), the best checkpoint by `eval_abs_rel` is loaded at the end, and a
-    machine without an accelerator trains on its CPU also in bfloat16.
+    machine without an accelerator trains on its CPU also in bfloat16. With `early_stopping_patience`, a resumed run
+    goes on counting where the interrupted one was.
+
+    Raises:
+        ValueError: If `mixed_precision` is unknown, or `optim` groups the weights itself and so would lose either its
+            groups or the learning rate of each encoder.
     """
 
     learning_rate: float = field(default=5e-4, metadata={"help": "Learning rate of the new layers."})
@@ -32,7 +38,8 @@ class DepthTrainingArguments(TrainingArguments):
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rates."})
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps, or below 1 the share of all steps."})
     relative_start: float = field(
-        default=0.0, metadata={"help": "Share of the training after which the relative error begins to count."}
+        default=0.0,
+        metadata={"help": "Share of the training after which relative_weight, if above 0, begins to count."},
     )
     mixed_precision: str = field(
         default="auto",
@@ -47,7 +54,9 @@ class DepthTrainingArguments(TrainingArguments):
     logging_steps: float = field(default=10, metadata={"help": "Steps between two reports of the loss."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Whether to end with the best checkpoint."})
     metric_for_best_model: str | None = field(default="abs_rel", metadata={"help": "By which metric it is the best."})
-    greater_is_better: bool | None = field(default=False, metadata={"help": "Whether a larger metric is better."})
+    greater_is_better: bool | None = field(
+        default=None, metadata={"help": "Whether a larger metric is better; by default only of delta1 to delta3."}
+    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations without a better metric; by default never."}
     )
@@ -59,20 +68,36 @@ class DepthTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"`mixed_precision` is {self.mixed_precision!r}; choose one of {', '.join(MIXED_PRECISION)}."
             )
+        optimiser = str(getattr(self.optim, "value", self.optim))
+        if optimiser.startswith(_OPTIMISERS_WITH_OWN_GROUPS):
+            raise ValueError(
+                f"`optim` is {optimiser!r}, which groups the weights itself, while each encoder here has a learning "
+                "rate of its own; choose another one, such as adamw_torch or adafactor."
+            )
+        if self.greater_is_better is None and self.metric_for_best_model is not None:
+            self.greater_is_better = self.metric_for_best_model.removeprefix("eval_").startswith("delta")
+        if self.early_stopping_patience is not None:
+            self.restore_callback_states_from_checkpoint = True
         if not torch.accelerator.is_available():
             self.use_cpu = True
             self.dataloader_pin_memory = False
         if not (self.bf16 or self.fp16):  # else the stock flags have been used
-            self.bf16 = self.mixed_precision == "bf16" or (self.mixed_precision == "auto" and has_native_bfloat16())
+            self.bf16 = self.mixed_precision == "bf16" or (
+                self.mixed_precision == "auto" and has_native_bfloat16(self.use_cpu)
+            )
             self.fp16 = self.mixed_precision == "fp16"
         super().__post_init__()
 
 
-def has_native_bfloat16() -> bool:
-    """Whether this machine multiplies bfloat16 in hardware; emulating it would be slower than float32."""
-    if torch.cuda.is_available():
+def has_native_bfloat16(use_cpu: bool = False) -> bool:
+    """Whether this machine multiplies bfloat16 in hardware; emulating it would be slower than float32.
+
+    Args:
+        use_cpu (`bool`, *optional*, defaults to `False`): Whether to ask the CPU even where there is an accelerator.
+    """
+    if not use_cpu and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if torch.accelerator.is_available():
+    if not use_cpu and torch.accelerator.is_available():
         return False
     features = torch.cpu.get_capabilities()
     return any(features.get(name) for name in ("amx_bf16", "avx512_bf16"))

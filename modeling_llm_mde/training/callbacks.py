@@ -21,7 +21,8 @@ class PanelCallback(TrainerCallback):
     """
     After each evaluation, a picture of the same few frames: photograph, prediction, measured depth, relative error.
 
-    Pictures go to `panels/` in the output folder, and to TensorBoard where `report_to` names it.
+    Pictures go to `panels/` in the output folder, and to TensorBoard where `report_to` names it. Every process
+    predicts, since sharded weights (FSDP) are gathered by all of them together; the main one writes.
 
     Args:
         frames (`list[DepthSample]`): Frames to show, two to four.
@@ -36,9 +37,9 @@ class PanelCallback(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model=None, **kwargs
     ) -> None:
+        picture = draw_panel(model, self.processor, self.frames)
         if not state.is_world_process_zero:
             return
-        picture = draw_panel(model, self.processor, self.frames)
         folder = Path(args.output_dir) / "panels"
         folder.mkdir(parents=True, exist_ok=True)
         picture.save(folder / f"step_{state.global_step:06d}.png")
@@ -132,7 +133,8 @@ class RelativeErrorCallback(TrainerCallback):
         """How much of the weight counts, 0 to 1, after this share of the training."""
         if progress < self.start:
             return 0.0
-        return (1 + int(self.NUM_LEVELS * (progress - self.start) / (1 - self.start))) / self.NUM_LEVELS
+        level = self.NUM_LEVELS * (progress - self.start) / (1 - self.start)
+        return (1 + int(level + 1e-6)) / self.NUM_LEVELS  # 0.6 - 0.5 is a little less than 0.1
 
     def on_step_begin(self, args, state: TrainerState, control, model=None, **kwargs) -> None:
         self._full_weight = model.config.relative_weight

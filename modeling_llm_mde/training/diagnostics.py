@@ -1,7 +1,7 @@
 """The paper's failure signatures as measured numbers, and a warning in plain words where one of them fits."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +109,9 @@ class DiagnosticsCallback(TrainerCallback):
     adapters, `lora_gradient_norm` (of the last optimiser step before) and `trained_share`. The numbers appear in the
     log as `health_...`.
 
+    [`DepthTrainer`] passes them to its reporters (console, TensorBoard, ...). A stock Trainer does not show itself to
+    its callbacks: give this one `callback.log = trainer.log`, or find the numbers in `trainer.state.log_history`.
+
     Args:
         processor ([`LLMMDEProcessor`]): The model's.
         train_frames, eval_frames (`Sequence[DepthSample]`): A few fixed frames of each.
@@ -127,6 +130,7 @@ class DiagnosticsCallback(TrainerCallback):
         self.train_frames = list(train_frames)
         self.eval_frames = list(eval_frames)
         self.patience = patience
+        self.log: Callable[[dict[str, float]], None] | None = None
         self.values: dict[str, float] = {}
         self.warned: list[str] = []
         self._lora_gradient_norm: float | None = None
@@ -143,11 +147,13 @@ class DiagnosticsCallback(TrainerCallback):
         self.values = measure_health(model, self.processor, self.train_frames, self.eval_frames)
         if self._lora_gradient_norm is not None:
             self.values["lora_gradient_norm"] = self._lora_gradient_norm
+        logs = {f"health_{name}": value for name, value in self.values.items()}
+        if self.log is not None:
+            self.log(logs)  # in every process, as the Trainer does; reporters are quiet in all but the main one
+        else:
+            state.log_history.append({"step": state.global_step} | logs)
         if not state.is_world_process_zero:
             return
-        state.log_history.append(
-            {"step": state.global_step} | {f"health_{name}": value for name, value in self.values.items()}
-        )
         for signature in SIGNATURES:
             value = self.values.get(signature.name)
             if value is None:

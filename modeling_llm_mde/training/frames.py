@@ -89,7 +89,8 @@ class FramesInMemory(Dataset):
     A map-style dataset that decodes each frame once, reduces it, and keeps it: for sets that are read a hundred times.
 
     Photographs are reduced by area, depth to the nearest measurement, so that no depth is invented between two.
-    Frames are never enlarged. Each worker process would keep its own copies: use it without workers.
+    Frames are never enlarged. Workers of a `DataLoader` are made anew for each epoch and forget what they kept: call
+    [`FramesInMemory.fill`] before.
 
     Args:
         frames (`Sequence[DepthSample]`): A map-style dataset.
@@ -108,6 +109,11 @@ class FramesInMemory(Dataset):
         if index not in self._kept:
             self._kept[index] = self._reduced(self.frames[index])
         return self._kept[index]
+
+    def fill(self) -> None:
+        """Reads all frames now; worker processes that are forked later share them."""
+        for index in range(len(self)):
+            self[index]
 
     def _reduced(self, frame: DepthSample) -> DepthSample:
         width, height = frame.image.size

@@ -1,6 +1,7 @@
 """A training run from its arguments: base, adapter, data, Trainer, final measurement, and the folder to keep."""
 
 import json
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,8 @@ logger = logging.get_logger(__name__)
 LOSS_FIELDS = ("variance_focus", "relative_weight")  # of the configuration, which recipes set
 AUGMENTATIONS = ("none", "mild", "strong")
 PAPER_ENCODERS = ("google/vit-base-patch16-224", "google-bert/bert-base-uncased")
+RESULT_FOLDERS = ("base", "adapter", "model")  # what a run leaves in its output folder
+MAX_DEPTH = 10.0  # metres, of new models: the rooms of NYU Depth v2
 
 
 @dataclass
@@ -56,7 +59,9 @@ class NewModelArguments:
 
     image_height: int | None = field(default=None, metadata={"help": "Pixels the model reads; of new models."})
     image_width: int | None = field(default=None, metadata={"help": "Pixels the model reads; of new models."})
-    max_depth: float = field(default=10.0, metadata={"help": "Farthest depth of a new model in metres."})
+    max_depth: float | None = field(
+        default=None, metadata={"help": f"Farthest depth of a new model in metres; {MAX_DEPTH:g} by default."}
+    )
 
 
 @dataclass
@@ -130,7 +135,7 @@ def compose_from_encoders(
         overrides: Fields of [`LLMMDEConfig`].
 
     Raises:
-        ValueError: If one of the encoders cannot be loaded.
+        ValueError: If one of the encoders cannot be loaded, or the language model has no tokenizer that knows words.
     """
     from transformers import AutoImageProcessor, AutoTokenizer
 
@@ -157,8 +162,18 @@ def compose_from_encoders(
     image_processor = LLMMDEImageProcessor(
         size={"height": height or own_height, "width": width or own_width}, **options
     )
-    tokenizer = AutoTokenizer.from_pretrained(language)
+    way_out = "save its tokenizer there with `tokenizer.save_pretrained`, or name another language model."
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(language)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"`language_model` is {language!r}, whose tokenizer does not load; {way_out}") from error
     processor = LLMMDEProcessor(image_processor, tokenizer, max_prompt_length=model.config.max_prompt_length)
+    # Where a folder has no tokenizer, Transformers 5.23 makes one up that knows special tokens alone.
+    if not set(processor.default_prompt_ids()) - set(tokenizer.all_special_ids):
+        raise ValueError(
+            f"`language_model` is {language!r}, whose tokenizer ({len(tokenizer)} tokens) knows no word of the "
+            f"prompt; {way_out}"
+        )
     return model, processor
 
 
@@ -166,53 +181,27 @@ def load_base(
     arguments: ModelArguments, output_dir: Path, resume: bool = False, is_main_process: bool = True
 ) -> tuple["LLMMDEForDepthEstimation", "LLMMDEProcessor"]:
     """
-    The model to train, and its processor.
+    The model to train, and its processor, in float32 whatever it was saved in: in shorter types updates round away.
 
-    A model composed here is written to `output_dir/base` first when an adapter will be trained on it, since an adapter
-    without its base is of no use. With several processes, the main one goes first.
+    An adapter is of no use without its base. So where the model under it is nowhere saved whole (it is composed here,
+    or is an adapter itself, merged), it is written to `output_dir/base` first. With several processes, the main one
+    goes first.
 
     Raises:
         ValueError: If the arguments contradict each other, or quantisation is asked for without a GPU.
     """
-    from llm_mde.hub import load_model_and_processor, write_model_folder
-
-    from .small_model import compose_small_model
+    from llm_mde.hub import load_model_and_processor
 
     changes = {name: getattr(arguments, name) for name in LOSS_FIELDS if getattr(arguments, name) is not None}
-    base_folder = output_dir / "base"
-    if arguments.model is None and resume and base_folder.is_dir():
-        model, processor = load_model_and_processor(base_folder, device="cpu")
-    elif arguments.model is not None:
-        if arguments.quantization is not None:
-            model, processor = _load_quantised(arguments)
-        else:
-            model, processor = load_model_and_processor(arguments.model, arguments.model_revision, device="cpu")
+    _check_base(arguments)
+    if arguments.model is None and arguments.method != "lora":
+        model, processor = _compose(arguments, changes)
     else:
+        name, revision = _saved_base(arguments, changes, output_dir, resume, is_main_process)
         if arguments.quantization is not None:
-            raise ValueError(f"`quantization` is {arguments.quantization!r}, which needs a saved `model` to load.")
-        if arguments.from_scratch:
-            if arguments.method != "full":
-                raise ValueError(
-                    f"`from_scratch` is true but `method` is {arguments.method!r}; random weights have to be trained: "
-                    "pass --method full."
-                )
-            model, processor = compose_small_model(
-                arguments.image_height or 96, arguments.image_width or 128, arguments.max_depth, **changes
-            )
+            model, processor = _load_quantised(arguments.quantization, name, revision)
         else:
-            model, processor = compose_from_encoders(
-                arguments.vision_model,
-                arguments.language_model,
-                arguments.image_height,
-                arguments.image_width,
-                max_depth=arguments.max_depth,
-                **changes,
-            )
-        if arguments.method == "lora":
-            if is_main_process:
-                shutil.rmtree(base_folder, ignore_errors=True)
-                write_model_folder(base_folder, model, processor)
-            model, processor = load_model_and_processor(base_folder, device="cpu")
+            model, processor = load_model_and_processor(name, revision, device="cpu", dtype="float32")
     for name, value in changes.items():
         setattr(model.config, name, value)
     for name in ("dataset_prompt", "camera_prompt"):
@@ -221,33 +210,93 @@ def load_base(
     return model, processor
 
 
-def _load_quantised(arguments: ModelArguments) -> tuple["LLMMDEForDepthEstimation", "LLMMDEProcessor"]:
+def _check_base(arguments: ModelArguments) -> None:
+    import torch
+
+    if arguments.quantization is not None:
+        if arguments.model is None:
+            raise ValueError(f"`quantization` is {arguments.quantization!r}, which needs a saved `model` to load.")
+        if not torch.cuda.is_available():
+            raise ValueError(
+                f"`quantization` is {arguments.quantization!r}, which needs a CUDA GPU (bitsandbytes), and this "
+                "machine has none; leave it out."
+            )
+        if arguments.method != "lora":
+            raise ValueError(f"`method` is {arguments.method!r}; a quantised base is frozen: pass --method lora.")
+    if arguments.from_scratch and arguments.method != "full":
+        raise ValueError(
+            f"`from_scratch` is true but `method` is {arguments.method!r}; random weights have to be trained: pass "
+            "--method full."
+        )
+    for name in ("image_height", "image_width", "max_depth"):
+        value = getattr(arguments, name)
+        if arguments.model is not None and value is not None:
+            raise ValueError(
+                f"`{name}` is {value}, but `model` is {arguments.model!r}, which has its own; leave out --{name}, or "
+                "--model, so that a new model is composed."
+            )
+
+
+def _compose(arguments: ModelArguments, changes: dict) -> tuple["LLMMDEForDepthEstimation", "LLMMDEProcessor"]:
+    from .small_model import compose_small_model
+
+    height, width = arguments.image_height, arguments.image_width
+    max_depth = MAX_DEPTH if arguments.max_depth is None else arguments.max_depth
+    if arguments.from_scratch:
+        return compose_small_model(height or 96, width or 128, max_depth, **changes)
+    return compose_from_encoders(
+        arguments.vision_model, arguments.language_model, height, width, max_depth=max_depth, **changes
+    )
+
+
+def _saved_base(
+    arguments: ModelArguments, changes: dict, output_dir: Path, resume: bool, is_main_process: bool
+) -> tuple[str, str | None]:
+    """Name and revision of the whole model to load; one that is not saved yet becomes `output_dir/base`."""
+    from llm_mde.hub import load_model_and_processor, write_model_folder
+    from llm_mde.hub.loading import is_adapter
+
+    name, revision = arguments.model, arguments.model_revision
+    if name is None or (arguments.method == "lora" and is_adapter(name, revision)):
+        folder = output_dir / "base"
+        if is_main_process and not (resume and folder.is_dir()):
+            if name is None:
+                model, processor = _compose(arguments, changes)
+            else:
+                model, processor = load_model_and_processor(name, revision, device="cpu", dtype="float32")
+            shutil.rmtree(folder, ignore_errors=True)
+            write_model_folder(folder, model, processor)
+        name, revision = str(folder), None
+    # An adapter notes this name, and is read from other folders than this one.
+    return (os.path.abspath(name) if Path(name).is_dir() else name), revision
+
+
+def _load_quantised(
+    quantization: str, name: str, revision: str | None
+) -> tuple["LLMMDEForDepthEstimation", "LLMMDEProcessor"]:
     import torch
     from transformers import BitsAndBytesConfig
 
     from llm_mde import LLMMDEForDepthEstimation, LLMMDEProcessor
 
-    if not torch.cuda.is_available():
-        raise ValueError(
-            f"`quantization` is {arguments.quantization!r}, which needs a CUDA GPU (bitsandbytes), and this machine "
-            "has none; leave it out."
-        )
-    if arguments.method != "lora":
-        raise ValueError(f"`method` is {arguments.method!r}; a quantised base is frozen: pass --method lora.")
     settings = BitsAndBytesConfig(
-        load_in_4bit=arguments.quantization == "4bit",
-        load_in_8bit=arguments.quantization == "8bit",
+        load_in_4bit=quantization == "4bit",
+        load_in_8bit=quantization == "8bit",
         bnb_4bit_compute_dtype=torch.bfloat16,
         llm_int8_skip_modules=[*NEW_LAYERS, "word_basis"],
     )
     model = LLMMDEForDepthEstimation.from_pretrained(
-        arguments.model, revision=arguments.model_revision, quantization_config=settings
+        name, revision=revision, quantization_config=settings, dtype=torch.float32
     )
-    return model, LLMMDEProcessor.from_pretrained(arguments.model, revision=arguments.model_revision)
+    return model, LLMMDEProcessor.from_pretrained(name, revision=revision)
 
 
 def train(
-    model_arguments: ModelArguments, frame_arguments: FrameArguments, data_arguments, arguments: DepthTrainingArguments
+    model_arguments: ModelArguments,
+    frame_arguments: FrameArguments,
+    data_arguments,
+    arguments: DepthTrainingArguments,
+    eval_data_arguments=None,
 ) -> Path:
     """
     Trains, and leaves an adapter or a model with its learning curve in `arguments.output_dir`.
@@ -256,14 +305,18 @@ def train(
         model_arguments ([`ModelArguments`]), frame_arguments ([`FrameArguments`]): As `llm-mde train` takes them.
         data_arguments (`DataArguments`): With `load_train(seed)` and `load_eval()`.
         arguments ([`DepthTrainingArguments`]): The Trainer's.
+        eval_data_arguments (`DataArguments`, *optional*): With the `load_eval()` of another set to measure with.
 
     Returns:
         `Path`: The folder of the adapter (`adapter/`) or of the model (`model/`), loadable by `pipeline`.
 
     Raises:
-        ValueError: If the output folder holds checkpoints and `resume_from_checkpoint` is not given, there is nothing
-            to resume, or for the reasons of [`load_base`] and the data.
+        ValueError: If the output folder holds checkpoints or results and `resume_from_checkpoint` is not given, there
+            is nothing to resume, the best model is chosen by an unknown metric, or for the reasons of [`load_base`]
+            and the data.
+        OSError: If the output folder cannot be made.
     """
+    from torch.utils.data import IterableDataset
     from transformers import EarlyStoppingCallback, set_seed
 
     from llm_mde.hub import write_adapter_folder, write_model_folder
@@ -276,11 +329,17 @@ def train(
 
     output_dir = Path(arguments.output_dir)
     checkpoint = _checkpoint_to_resume(arguments)
+    _check_metric(arguments)
+    if arguments.process_index == 0:  # alone: it writes the base while others may still be on their way here
+        _refuse_to_overwrite(output_dir, arguments.resume_from_checkpoint, model_arguments)
+        output_dir.mkdir(parents=True, exist_ok=True)
     set_seed(arguments.seed)
-    train_frames, eval_frames = data_arguments.load_train(arguments.seed), data_arguments.load_eval()
+    train_frames = data_arguments.load_train(arguments.seed)
+    eval_frames = (eval_data_arguments or data_arguments).load_eval()
     with arguments.main_process_first(local=False, desc="loading the base model"):
         is_main_process = arguments.process_index == 0
         model, processor = load_base(model_arguments, output_dir, checkpoint is not None, is_main_process)
+    set_seed(arguments.seed)  # the main process may have drawn a base: an adapter begins alike on all of them
     config = None
     if model_arguments.method == "lora":
         config = lora_config(
@@ -295,27 +354,36 @@ def train(
             use_dora=model_arguments.use_dora,
             use_rslora=model_arguments.use_rslora,
         )
-        config.revision = model_arguments.model_revision
+        config.revision = None if Path(model.name_or_path).is_dir() else model_arguments.model_revision
     model = prepare_for_training(model, model_arguments.method, config)
     if arguments.process_index == 0:
         print(f"train: {train_frames.report}\neval: {eval_frames.report}")
         print(format_parameter_table(count_parameters(model)), flush=True)
 
     size = processor.image_processor.size
-    panel_frames = _some(eval_frames, frame_arguments.num_panel_frames)
+    few_frames, panel_frames = _some(train_frames, 8), _some(eval_frames, frame_arguments.num_panel_frames)
+    if arguments.process_index == 0:
+        _warn_of_far_pixels(few_frames, model.config)
     callbacks = [
         MetresCallback(),
-        DiagnosticsCallback(processor, _some(train_frames, 8), _some(eval_frames, 8)),
+        DiagnosticsCallback(processor, few_frames, _some(eval_frames, 8)),
         *([PanelCallback(panel_frames, processor)] if panel_frames else []),
     ]
     if arguments.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
-    is_stream = not hasattr(train_frames, "__getitem__")
+    is_stream = isinstance(train_frames, IterableDataset)  # which has a `__getitem__`, too
+    if is_stream and arguments.accelerator_config.dispatch_batches is None:
+        # Each process reads its own batches. Accelerate's default, one process that deals out to all, joins batches
+        # first, which prompts padded to different lengths do not allow.
+        arguments.accelerator_config.dispatch_batches = False
     if frame_arguments.keep_in_memory:
         if is_stream:
             raise ValueError("`keep_in_memory` is on, but `streaming` is too: a stream is not kept; drop one of them.")
         train_frames = FramesInMemory(train_frames, 2 * size["height"], 2 * size["width"])
         eval_frames = FramesInMemory(eval_frames, 2 * size["height"], 2 * size["width"])
+        if arguments.dataloader_num_workers > 0:
+            train_frames.fill()
+            eval_frames.fill()
     augmentation = _augmentation(frame_arguments, model.config.max_depth)
     if augmentation is not None:
         augmented = AugmentedStream if is_stream else AugmentedFrames
@@ -333,15 +401,18 @@ def train(
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
     folder = output_dir / ("adapter" if config is not None else "model")
+    state_dict = None
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # weights lie in pieces: all processes join in
+        state_dict = trainer.accelerator.get_state_dict(trainer.deepspeed or trainer.model)
     if trainer.is_world_process_zero():
         (output_dir / "learning_curve.csv").write_text(learning_curve(trainer.state.log_history))
         (output_dir / "log_history.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
         trained = trainer.accelerator.unwrap_model(trainer.model)
         if config is not None:
-            write_adapter_folder(folder, trained, processor, dtype=model_arguments.adapter_dtype)
+            write_adapter_folder(folder, trained, processor, model_arguments.adapter_dtype, state_dict)
         else:
-            write_model_folder(folder, trained, processor)
+            write_model_folder(folder, trained, processor, state_dict)
     trainer.accelerator.wait_for_everyone()
     return folder
 
@@ -364,6 +435,43 @@ def _checkpoint_to_resume(arguments: DepthTrainingArguments) -> Path | None:
     if not Path(asked).is_dir():
         raise ValueError(f"`resume_from_checkpoint` is {asked!r}, which is no folder; pass one, or true for the last.")
     return Path(asked)
+
+
+def _check_metric(arguments: DepthTrainingArguments) -> None:
+    from llm_mde.evaluation.metrics import METRIC_NAMES
+
+    name, known = arguments.metric_for_best_model, (*METRIC_NAMES, "loss")
+    if name is not None and name.removeprefix("eval_") not in known:
+        raise ValueError(f"`metric_for_best_model` is {name!r}; choose one of {', '.join(known)}.")
+
+
+def _refuse_to_overwrite(output_dir: Path, resumes: str | None, arguments: ModelArguments) -> None:
+    """Refuses to replace what an earlier run has left, and in any case the model that this one starts from."""
+    is_resumed = resumes is not None and resumes.lower() not in ("false", "no")
+    for folder in (output_dir / name for name in RESULT_FOLDERS):
+        if arguments.model is not None and folder.is_dir() and folder.resolve() == Path(arguments.model).resolve():
+            raise ValueError(
+                f"`output_dir` is {str(output_dir)!r}, which holds `model`, {arguments.model!r}, itself; give another "
+                "--output_dir, so that it is kept."
+            )
+        if folder.exists() and not is_resumed:
+            raise ValueError(
+                f"`output_dir` is {str(output_dir)!r}, which holds {folder.name}/ of an earlier run; give another "
+                f"--output_dir, or remove {str(folder)!r} if you do not need it."
+            )
+
+
+def _warn_of_far_pixels(frames: list, config) -> None:
+    """Warns where more than a tenth of what was measured counts for nothing, being farther than the model can say."""
+    measured = sum(int((frame.depth > 0).sum()) for frame in frames)
+    far = sum(int((frame.depth > config.max_depth).sum()) for frame in frames)
+    if config.depth_estimation_type == "metric" and far > 0.1 * measured:
+        farthest = max(float(frame.depth.max()) for frame in frames)
+        logger.warning(
+            f"{far / measured:.0%} of the measured pixels in {len(frames)} training frames are farther than the "
+            f"model's `max_depth`, {config.max_depth:g} m, and teach it nothing; the farthest is at {farthest:.0f} m. "
+            "Compose a new model with --max_depth (80 for streets) and without --model."
+        )
 
 
 def _augmentation(arguments: FrameArguments, max_depth: float):

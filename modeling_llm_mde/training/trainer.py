@@ -1,5 +1,6 @@
 """What the stock Trainer lacks for depth: groups of learning rates, and metrics that keep sums instead of maps."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,16 @@ import torch
 from torch import nn
 from transformers import EvalPrediction, Trainer, TrainingArguments
 from transformers.trainer_callback import TrainerState
+from transformers.utils import logging
 
 from llm_mde.evaluation import DepthMetrics
 
 from .arguments import DepthTrainingArguments, parameter_groups
 from .callbacks import RelativeErrorCallback
+from .diagnostics import DiagnosticsCallback
 from .frames import EpochCallback
+
+logger = logging.get_logger(__name__)
 
 
 class StreamingDepthMetrics:
@@ -45,15 +50,58 @@ class StreamingDepthMetrics:
 class DepthTrainer(Trainer):
     """The stock Trainer with [`DepthTrainingArguments`]: each encoder its own learning rate.
 
-    [`EpochCallback`] always takes part, [`RelativeErrorCallback`] where `relative_start` is above 0.
+    [`EpochCallback`] always takes part, [`RelativeErrorCallback`] where `relative_start` is above 0. Labels stay in
+    the type they come in, and what a [`DiagnosticsCallback`] measures reaches every reporter. Several processes
+    (DDP) may train a model of which an encoder has weights that depth does not read, also with checkpointing.
+
+    Raises:
+        ValueError: If `relative_start` is out of range, or weights are to be sharded (FSDP) that can not be.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, model=None, args: TrainingArguments | None = None, **kwargs):
+        if args is not None and args.ddp_find_unused_parameters is None and not _is_reentrant(args):
+            # Masks and pooling heads of vision encoders never get a gradient, for which DDP would wait. The stock
+            # Trainer looks for them except with checkpointing, of whose two kinds only the reentrant one forbids it.
+            args.ddp_find_unused_parameters = True
+        super().__init__(model, args, **kwargs)
+        config = getattr(self.model, "config", None)
+        if self.is_fsdp_enabled and getattr(config, "prototype_parametrization", None) == "vocabulary":
+            raise ValueError(
+                "`prototype_parametrization` is 'vocabulary', which multiplies all word embeddings, and FSDP shards "
+                "them; call `model.convert_prototypes('compact')` first, which does not change the prototypes."
+            )
         self.add_callback(EpochCallback())
         relative_start = getattr(self.args, "relative_start", 0.0)
         if relative_start != 0:
             self.add_callback(RelativeErrorCallback(relative_start))
+            if getattr(config, "relative_weight", None) == 0 and self.is_world_process_zero():
+                logger.warning(
+                    f"`relative_start` is {relative_start} but the model's `relative_weight` is 0, so that the "
+                    "relative error never counts; set `model.config.relative_weight`, or leave `relative_start` at 0."
+                )
+
+    def train(self, *args, **kwargs):
+        """As in the stock Trainer; an interrupted step leaves the full `relative_weight` in the configuration."""
+        config = getattr(self.model, "config", None)
+        relative_weight = getattr(config, "relative_weight", None)
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if relative_weight is not None:
+                config.relative_weight = relative_weight
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, DiagnosticsCallback):
+                callback.log = self.log
+        return super().evaluate(*args, **kwargs)
+
+    def _prepare_input(self, data):
+        """As in the stock Trainer, which under DeepSpeed casts all floats; bfloat16 would round metres to 0.4 %."""
+        prepared = super()._prepare_input(data)
+        if self.is_deepspeed_enabled and isinstance(data, Mapping) and isinstance(data.get("labels"), torch.Tensor):
+            prepared["labels"] = data["labels"].to(self.args.device)
+        return prepared
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(
@@ -66,6 +114,12 @@ class DepthTrainer(Trainer):
             )
             options = {**options, "params": groups}
         return optimizer_class, options
+
+
+def _is_reentrant(args: TrainingArguments) -> bool:
+    options = getattr(args, "activation_checkpointing_kwargs", None)  # the newer name
+    options = options or getattr(args, "gradient_checkpointing_kwargs", None) or {}
+    return bool(options.get("use_reentrant", False))
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> Path | None:

@@ -92,6 +92,13 @@ def test_errors_name_the_flag_and_what_there_is(folder):
         parse().load_eval()
 
 
+def test_another_set_keeps_splits_and_crops_and_nothing_that_describes_the_first():
+    first = parse("--data", "one", "--dataset", "nyu", "--depth_column", "d", "--eval_split", "test", "--kb_crop")
+    assert first.of_another_set("two") == parse("--data", "two", "--eval_split", "test", "--kb_crop")
+    own = parse("--data", "two", "--layout", "pairs", "--depth_scale", "0.01", "--eval_split", "test", "--kb_crop")
+    assert first.of_another_set("two", "pairs", depth_scale=0.01) == own
+
+
 def test_a_wrong_unit_is_refused_unless_told_otherwise(folder, caplog):
     arguments = parse("--data", str(folder), "--depth_scale", "1")
     with pytest.raises(ValueError, match=r"pass `depth_scale=0.001`.*--allow_implausible_depth"):
@@ -105,7 +112,7 @@ def test_a_wrong_unit_is_refused_unless_told_otherwise(folder, caplog):
 def test_reports_are_logged_and_kept_and_nothing_is_printed(folder, caplog, capsys):
     with caplog.at_level(logging.INFO):
         frames = parse("--data", str(folder), "--shots", "2").load_train()
-    assert "few shots (2, seed 0): 2 samples, median" in caplog.text
+    assert "few shots (2, seed 42): 2 samples, median" in caplog.text
     assert f"(pairs, train): median {1.85:.2f} m" in caplog.text
     assert frames.report.num_samples == 2
     assert capsys.readouterr().out == ""

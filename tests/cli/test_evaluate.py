@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from llm_mde.cli import main
 from llm_mde.cli.evaluate import EvaluateArguments, _commit
 from llm_mde.evaluation import MedianDepthBaseline, evaluate_depth, get_protocol
 from llm_mde.hub import write_model_folder
-from llm_mde.processing import RGBDFolder, write_depth_png
+from llm_mde.processing import RGBDFolder, load_depth_dataset, write_depth_png
+from llm_mde.processing.datasets import REQUIRED_COLUMNS
 from tests.conftest import make_pair
 
 
@@ -50,13 +52,18 @@ def test_the_command_prints_a_table_and_leaves_five_files(model_folder, frames, 
         evaluate(model_folder, frames, output, "--num_resamples", "20", "--device", "cpu")
     printed = capsys.readouterr().out
     assert printed.count("| abs_rel ") == 2
+    assert "baselines: fitted to frames / train, inside the protocol's range and crop" in printed
+    assert str(tmp_path) not in (output / "table.md").read_text() + (output / "model-index.yaml").read_text()
     assert "protocol: plain" in printed and "input size (height x width): 32 x 32" in printed
     names = ["metrics.json", "model-index.yaml", "per_image.csv", "table.md", "worst.png"]
     assert sorted(path.name for path in output.iterdir()) == names
 
     stored = json.loads((output / "metrics.json").read_text())
-    median, mean = stored["baselines"]
-    assert median.startswith("median depth") and mean == "geometric mean depth of each pixel"
+    median, *means = stored["baselines"]
+    assert median.startswith("median depth")
+    assert means == [f"per-pixel mean depth ({mean}, 60 x 80 grid)" for mean in ("geometric", "arithmetic")]
+    command = "llm-mde evaluate --model mine --data frames --output results --num_resamples 20 --device cpu"
+    assert stored["command"].startswith(command)
     assert {entry["metrics"]["num_images"] for entry in (stored, *stored["baselines"].values())} == {2}
     train, val = (RGBDFolder(frames, split=split) for split in ("train", "val"))
     expected = evaluate_depth(None, None, val, predict=MedianDepthBaseline.fit(train), progress=False)
@@ -86,6 +93,72 @@ def test_flags_change_the_protocol_and_switch_parts_off(model_folder, frames, tm
     assert "The model predicts up to 10 m, but nothing measured beyond 4 m counted" in printed
 
 
+SCALED = ("--train_depth_scale", "0.0005")
+QUICK = ("--num_worst", "0", "--num_resamples", "2", "--boundaries", "false", "--device", "cpu")
+
+
+def test_the_baselines_see_only_what_the_protocol_counts(model_folder, frames, tmp_path):
+    output = tmp_path / "results"
+    evaluate(model_folder, frames, output, "--max_depth", "3", *QUICK)
+    median, *_ = json.loads((output / "metrics.json").read_text())["baselines"]
+    everything = MedianDepthBaseline.fit(RGBDFolder(frames, split="train"))
+    counted = MedianDepthBaseline.fit(RGBDFolder(frames, split="train"), get_protocol("plain", max_depth=3.0))
+    assert median == counted.name != everything.name
+
+
+def test_how_the_data_was_read_is_kept(model_folder, frames, tmp_path, capsys):
+    flags = ["--depth_scale", "0.002", "--layout", "pairs", "--allow_implausible_depth", "--shots", "3"]
+    for name, more in (("with", []), ("without", ["--baselines", "false"])):
+        evaluate(model_folder, frames, tmp_path / name, *flags, *more, *QUICK)
+    evaluate(model_folder, frames, tmp_path / "default", "--shots_seed", "42", *QUICK)  # which chooses no shots
+    assert json.loads((tmp_path / "default" / "metrics.json").read_text())["setting"]["data_flags"] == {}
+    settings = [json.loads((tmp_path / name / "metrics.json").read_text())["setting"] for name in ("with", "without")]
+    expected = {"depth_scale": 0.002, "layout": "pairs", "allow_implausible_depth": True}
+    assert [setting["data_flags"] for setting in settings] == [expected | {"shots": "3"}, expected]
+    assert settings[0]["train_split"] == "train" and settings[1]["train_data"] is None
+    assert "data flags: layout=pairs, depth_scale=0.002, shots=3, allow_implausible_depth=True" in (
+        capsys.readouterr().out
+    )
+
+
+def test_baselines_of_a_set_without_a_training_part_come_from_another(model_folder, frames, tmp_path, capsys):
+    """Symptom: a set with nothing but a test part could be measured with `--baselines false` alone."""
+    table = tmp_path / "test_only"
+    shutil.copytree(frames, table)
+    rows = [f"rgb/{index}.png,depth/{index}.png,test,rooms,one,png16,0.001,0,0" for index in range(4)]
+    (table / "index.csv").write_text("\n".join([",".join(REQUIRED_COLUMNS), *rows]) + "\n")
+    flags = ["--eval_split", "test", "--dataset", "rooms", *QUICK]
+    with pytest.raises(SystemExit):
+        evaluate(model_folder, table, tmp_path / "results", *flags)
+    assert "the baselines need a training set (--train_data, or --baselines false)" in capsys.readouterr().err
+
+    evaluate(model_folder, table, tmp_path / "results", *flags, "--train_data", str(frames))
+    median, *_ = json.loads((tmp_path / "results" / "metrics.json").read_text())["baselines"]
+    assert median == MedianDepthBaseline.fit(RGBDFolder(frames, split="train"), "plain").name
+    printed = capsys.readouterr().out
+    assert "data: test_only / rooms / test" in printed and "baselines: fitted to frames / train," in printed
+
+    evaluate(model_folder, table, tmp_path / "results", *flags, "--train_data", str(frames), *SCALED)
+    setting = json.loads((tmp_path / "results" / "metrics.json").read_text())["setting"]
+    assert setting["data_flags"] == {"train_depth_scale": 0.0005}
+    median, *_ = json.loads((tmp_path / "results" / "metrics.json").read_text())["baselines"]
+    halved = load_depth_dataset(frames, split="train", depth_scale=0.0005)
+    assert median == MedianDepthBaseline.fit(halved, "plain").name
+
+
+def test_numbers_are_refused_before_anything_is_loaded():
+    """Symptom: `--num_resamples 0` ended the command when everything had been measured."""
+    for name, value in {"num_resamples": 0, "bootstrap_seed": -1, "batch_size": 0, "num_worst": -1}.items():
+        with pytest.raises(ValueError, match=f"`{name}` is {value}; pass"):
+            EvaluateArguments(model="mine", **{name: value})
+    with pytest.raises(ValueError, match="`max_depth` -1"):
+        EvaluateArguments(model="mine", max_depth=-1.0)
+    with pytest.raises(ValueError, match="`train_data` is 'frames' with `baselines` off"):
+        EvaluateArguments(model="mine", train_data="frames", baselines=False)
+    with pytest.raises(ValueError, match=r"`train_depth_scale` is 0\.001 without `train_data`"):
+        EvaluateArguments(model="mine", train_depth_scale=0.001)
+
+
 def test_the_crop_can_be_taken_off_and_the_mirror_put_on():
     arguments = EvaluateArguments(model="mine", protocol="nyu-eigen", crop="none", flip_averaging=True)
     assert arguments.chosen_protocol() == get_protocol("nyu-eigen", crop=None, flip_averaging=True)
@@ -98,8 +171,8 @@ def test_the_crop_can_be_taken_off_and_the_mirror_put_on():
         (["--protocol", "nyu"], "`protocol` is 'nyu'; choose one of plain"),
         (["--protocol", "nyu-eigen"], "defined on maps of 480 x 640"),
         (["--eval_split", "test"], "--eval_split test"),
-        (["--train_split", "test"], "the baselines need a training set (or --baselines false)"),
-        (["--num_worst", "-1"], "`num_cases` is -1"),
+        (["--train_split", "test"], "the baselines need a training set (--train_data, or --baselines false)"),
+        (["--num_worst", "-1"], "`num_worst` is -1"),
         (["--batch_size", "0"], "`batch_size` is 0"),
     ],
 )

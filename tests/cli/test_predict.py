@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,8 @@ from PIL import ExifTags, Image
 
 from llm_mde import LLMMDEForDepthEstimation
 from llm_mde.cli import main
-from llm_mde.hub import write_model_folder
-from llm_mde.prediction_files import PredictionLog
+from llm_mde.hub import load_model_and_processor, write_adapter_folder, write_model_folder
+from llm_mde.prediction_files import PredictionLog, model_digest
 from llm_mde.processing import Intrinsics, read_depth, read_depth_png, write_depth_png
 from llm_mde.processing.colours import colourise
 from llm_mde.processing.point_clouds import back_project, intrinsics_from_fov, read_ply, without_depth_edges
@@ -78,6 +79,9 @@ def save_photograph(path, size=(60, 40), seed=0, **options) -> None:
 
 def read_npy(path) -> np.ndarray:
     return read_depth(path, "npy", scale=1)
+
+
+READERS = {"npy": read_npy, "png": read_depth_png}
 
 
 def files_below(folder) -> set[str]:
@@ -177,6 +181,26 @@ def test_a_later_format_is_added_and_the_summary_knows_both(predictions, predict
     status, rows = predictions("--formats", "npy")
     assert status == 1
     assert (rows["photos/a"]["status"], set(rows["photos/a"]["outputs"])) == ("failed", {"png", "colour"})
+    assert predictions("--formats", "png")[0] == 1  # that depth is of a photograph that was there before
+    assert Path("out/photos/a_depth_mm.png").is_file()
+
+
+def test_a_photograph_that_has_changed_is_predicted_again_and_depth_of_the_old_one_goes(predictions, predicted):
+    predictions("--formats", "npy", "colour")
+    before = depth_maps("out")
+    save_photograph(Path("photos/a.png"), (60, 40), seed=99)
+    predicted.clear()
+    status, rows = predictions("--formats", "npy")
+    assert status == 0
+    assert predicted == [1]
+    after = depth_maps("out")
+    changed = {name for name, depth in before.items() if not np.array_equal(depth, after[name])}
+    assert changed == {"photos/a_depth.npy"}
+    assert rows["photos/a"]["outputs"] == {"npy": "photos/a_depth.npy"}
+    assert not Path("out/photos/a_colour.png").exists()
+    assert Path("out/photos/b_colour.png").exists()
+    assert predictions("--formats", "npy") == (0, rows)
+    assert predicted == [1]
 
 
 def test_new_photographs_join_the_summary_of_the_old_ones(predictions, photos, predicted):
@@ -244,21 +268,27 @@ def test_depth_that_is_not_finite_is_reported_and_not_written(predictions, tmp_p
     assert not list(Path("out").rglob("*_depth_mm.png"))
 
 
-def test_depth_too_far_for_a_png_is_reported_and_other_formats_are_written(predictions, tmp_path, predicted, capsys):
-    folder = write_model_folder(tmp_path / "far", *make_pair(min_depth=70.0, max_depth=200.0))
+def test_pixels_too_far_for_a_png_are_missing_there_and_counted(predictions, tmp_path, predicted, capsys):
+    # The untrained model says about 57 m to 71 m.
+    folder = write_model_folder(tmp_path / "far", *make_pair(min_depth=50.0, max_depth=100.0))
     status, rows = predictions("--formats", "png", "npy", model=folder)
-    assert status == 1
-    assert all(row["status"] == "incomplete" and set(row["outputs"]) == {"npy"} for row in rows.values())
-    assert all("65.535 m" in row["error"] for row in rows.values())
-    assert files_below("out") == {
-        "predictions.jsonl",
-        "settings.json",
-        *(f"photos/{name}_depth.npy" for name in SIZES),
-    }
-    assert "65.535 m" in capsys.readouterr().out
+    assert status == 0
+    num_far = 0
+    for row in rows.values():
+        depth, stored = (read(Path("out", row["outputs"][name])) for name, read in READERS.items())
+        is_far = depth > 65.535
+        np.testing.assert_allclose(stored, np.where(is_far, 0, depth), rtol=0, atol=0.00051)
+        assert row["pixels_beyond_png"] == is_far.sum()
+        num_far += is_far.sum()
+    assert 0 < num_far < sum(width * height for width, height in SIZES.values())
+    told = f"65.535 m, where 16 bits of millimetres end: {num_far} pixels"
+    assert told in capsys.readouterr().out
     predicted.clear()
-    assert predictions("--formats", "npy", model=folder)[0] == 0
+    assert predictions("--formats", "png", "npy", model=folder)[0] == 0
     assert predicted == []
+    assert told in capsys.readouterr().out
+    predictions("--formats", "npy", model=folder)
+    assert "65.535" not in capsys.readouterr().out
 
 
 def test_relative_depth_is_written_only_where_no_metres_are_promised(predictions, tmp_path, capsys):
@@ -307,6 +337,24 @@ def test_points_take_the_camera_that_is_known_best(predictions, capsys):
     assert cameras("--intrinsics", "50", "51", "29.5", "19.5") == [("--intrinsics", 50)] * 2
 
 
+def test_intrinsics_of_a_larger_photograph_give_no_points_and_stop_no_other(predictions, capsys):
+    images = ["photos/a.png", "photos/d.png", "photos/e.png"]  # 60 x 40, 64 x 48 and 33 x 21
+    status, rows = predictions("--formats", "npy", "ply", "--intrinsics", "50", "50", "35", "20", images=images)
+    assert status == 1
+    assert {stem: row["status"] for stem, row in rows.items()} == {
+        "photos/a": "done",
+        "photos/d": "done",
+        "photos/e": "incomplete",
+    }
+    assert set(rows["photos/e"]["outputs"]) == {"npy"}
+    assert "camera" not in rows["photos/e"]
+    printed = capsys.readouterr().out
+    assert "photos/e.png: no points: `intrinsics` has its principal point at (35, 20), outside" in printed
+    assert "--intrinsics were taken for photographs of 2 sizes" in printed
+    assert predictions("--formats", "ply", "--intrinsics", "50", "50", "35", "20", images=images[:1])[0] == 0
+    assert "sizes" not in capsys.readouterr().out
+
+
 def test_points_at_depth_edges_can_be_left_out(predictions):
     predictions("--formats", "npy", "ply", "--max_angle", "20", "--fov", "90", images=["photos/a.png"])
     depth, camera = read_npy("out/photos/a_depth.npy"), intrinsics_from_fov(60, 40, 90)
@@ -352,15 +400,34 @@ def test_results_inside_the_folder_of_photographs_are_not_photographs(prediction
     assert status == 2
 
 
-def test_photographs_that_would_share_a_file_are_refused_before_anything_runs(predictions, predicted, capsys):
-    save_photograph(Path("photos/a.jpg"))
-    assert predictions() == (2, {})
+def test_photographs_that_differ_in_their_suffix_alone_keep_it_in_their_results(predictions, predicted):
+    save_photograph(Path("photos/a.jpg"), seed=98)
+    save_photograph(Path("photos/a.jpg.png"), seed=99)
+    names = ["photos/a.jpg", "photos/a.jpg.png", "photos/a.png", "photos/b.png"]
+    status, rows = predictions("--formats", "npy", images=names)
+    assert status == 0
+    stems = {"photos/a.jpg": names[0], "photos/a.jpg.png": names[1], "photos/a.png": names[2], "photos/b": names[3]}
+    assert {stem: row["input"] for stem, row in rows.items()} == stems
+    assert set(depth_maps("out")) == {f"{stem}_depth.npy" for stem in stems}
+    predicted.clear()
+    assert predictions("--formats", "npy", images=names[::-1]) == (0, rows)
+    assert predicted == []
+
+
+def test_photographs_that_would_share_a_file_are_refused_before_anything_runs(
+    predictions, predicted, capsys, tmp_path
+):
+    for parent in ("one", "two"):
+        save_photograph(tmp_path.parent / f"{tmp_path.name}_{parent}" / "album" / "a.png")
+    albums = [tmp_path.parent / f"{tmp_path.name}_{parent}" / "album" for parent in ("one", "two")]
+    assert predictions(images=albums) == (2, {})
     printed = capsys.readouterr().err
-    assert "'photos/a.jpg' and 'photos/a.png' would both be written to 'photos/a_depth_mm.png'" in printed
+    assert "would both be written to 'album/a.png_depth_mm.png'" in printed
     assert printed.count("\n") == 1
     assert predicted == []
     assert not Path("out").exists()
 
+    save_photograph(Path("photos/a.jpg"))
     predictions(images=["photos/a.jpg"])
     assert predictions(images=["photos/a.png"])[0] == 2
     assert "'out/photos/a' is what 'photos/a.jpg' was predicted to" in capsys.readouterr().err
@@ -379,6 +446,79 @@ def test_predictions_with_other_settings_are_not_mixed(predictions, tmp_path, ca
     assert predictions("--formats", "png", "--batch_size", "2")[0] == 0
 
 
+def test_a_model_trained_again_into_its_folder_is_not_mixed_with_what_it_was(predictions, tmp_path, predicted, capsys):
+    folder = write_model_folder(tmp_path / "mine", *make_pair())
+    predictions("--formats", "npy", model=folder)
+    before = depth_maps("out")
+    for path in folder.iterdir():
+        os.utime(path, (1, 1))  # as copying does; that changes no prediction
+    (folder / "README.md").write_text("A card that came later.")
+    predicted.clear()
+    assert predictions("--formats", "npy", model=folder)[0] == 0
+    assert predicted == []
+
+    model, processor = make_pair()
+    with torch.no_grad():
+        for weight in model.depth_head.parameters():
+            weight.mul_(1.5)
+    shutil.rmtree(folder)
+    write_model_folder(folder, model, processor)
+    capsys.readouterr()
+    assert predictions("--formats", "npy", model=folder)[0] == 2
+    message = capsys.readouterr().err
+    assert f"`model` is '{folder}', whose weights or configuration are no longer those" in message
+    assert "`--overwrite`" in message
+    assert predicted == []
+    assert predictions("--formats", "npy", "--overwrite", model=folder)[0] == 0
+    assert all(not np.allclose(depth, before[name], atol=1e-4) for name, depth in depth_maps("out").items())
+
+
+def test_the_digest_of_an_adapter_changes_with_its_base_and_the_one_of_a_hub_id_is_its_commit(tmp_path):
+    peft = pytest.importorskip("peft")
+    model, processor = make_pair()
+    base = write_model_folder(tmp_path / "base", model, processor)
+    model = LLMMDEForDepthEstimation.from_pretrained(base)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["query"]))
+    adapter = write_adapter_folder(tmp_path / "adapter", adapted, processor)
+    found = load_model_and_processor(adapter, device="cpu")[0].name_or_path
+    digests = [model_digest(str(adapter), None, found)]
+    assert model_digest(str(adapter), None, found) == digests[0]
+    with (base / "model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x01")
+    digests.append(model_digest(str(adapter), None, found))
+    (adapter / "adapter_model.safetensors").write_bytes(b"others")
+    digests.append(model_digest(str(adapter), None, found))
+    assert len(set(digests)) == 3
+
+    snapshot = tmp_path / "models--me--mine" / "snapshots" / ("0123456789" * 4)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    assert model_digest(str(snapshot), None, "") == "0123456789" * 4
+
+
+def test_a_data_set_read_in_another_way_is_predicted_again(predictions, tmp_path, predicted):
+    for each in ("rgb", "depth"):
+        (tmp_path / "frames" / each).mkdir(parents=True)
+    save_photograph(tmp_path / "frames" / "rgb" / "1.png", (1240, 370))
+    write_depth_png(tmp_path / "frames" / "depth" / "1.png", np.full((370, 1240), 2.0))
+    words = ["--data", str(tmp_path / "frames"), "--eval_split", "all", "--formats", "npy"]
+    assert predictions(*words, images=[])[0] == 0
+    assert predictions(*words, images=[])[0] == 0
+    assert predicted == [1]
+    save_photograph(tmp_path / "frames" / "rgb" / "1.png", (1240, 370), seed=9)
+    assert predictions(*words, images=[])[0] == 0
+    assert predicted == [1, 1]
+    assert predictions(*words, "--kb_crop", "true", images=[])[0] == 0
+    assert predicted == [1, 1, 1]
+    assert depth_maps("out")["rgb/1_depth.npy"].shape == (352, 1216)
+
+
+def test_flags_of_training_are_refused_beside_a_data_set(predictions, capsys):
+    assert predictions("--data", "frames", "--shots", "5", images=[])[0] == 2
+    assert "`shots` is '5', which is about training" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -387,6 +527,13 @@ def test_predictions_with_other_settings_are_not_mixed(predictions, tmp_path, ca
         (["--num_workers", "-1"], "`num_workers` is -1"),
         (["--intrinsics", "50", "50"], "`intrinsics` is [50.0, 50.0]"),
         (["--intrinsics", "0", "50", "1", "1"], "`intrinsics` is [0.0"),
+        (["--intrinsics", "50", "50", "nan", "1"], "`intrinsics` is [50.0, 50.0, nan"),
+        (["--intrinsics", "50", "50", "1", "1"], "`intrinsics` is [50.0, 50.0, 1.0, 1.0], but `formats` is ['png']"),
+        (["--formats", "npy", "--fov", "60"], "add ply to `--formats`, or leave `--fov` out"),
+        (["--max_angle", "85"], "`max_angle` is 85.0, but `formats`"),
+        (["--depth_scale", "3"], "`depth_scale` is 3.0, which is about a data set (`--data`)"),
+        (["--kb_crop", "true"], "`kb_crop` is True, which is about a data set"),
+        (["--shots", "5"], "`shots` is '5', which is about a data set"),
         (["--output", "photos/a.png"], "`output` is 'photos/a.png', which is a file"),
         (["--fov", "180"], "`fov` is 180"),
         (["--max_angle", "90"], "`max_angle` is 90"),

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from llm_mde.cli.data_arguments import DataArguments
 from llm_mde.evaluation import PROTOCOLS, MedianDepthBaseline, evaluate_depth
 from llm_mde.hub import load_model_and_processor, write_model_folder
 from llm_mde.processing import load_depth_dataset
-from llm_mde.studies import STUDIES, find_study
+from llm_mde.studies import STUDIES, find_study, zero_shot
 from llm_mde.studies.runner import Workbench
+from llm_mde.studies.zero_shot import ZeroShotArguments
 from tests.conftest import make_pair
 from tests.studies.conftest import write_data
 
@@ -26,6 +28,7 @@ for package in ("peft", "datasets", "matplotlib", "accelerate"):
 
 SHORT = ("--max_steps", "2", "--batch_size", "4", "--mixed_precision", "no", "--use_cpu", "true")
 MEDIAN = "median depth of the training frames"
+MEAN_MAPS = [f"per-pixel mean depth ({mean}, 60 x 80 grid)" for mean in ("geometric", "arithmetic")]
 Rows = dict[tuple[str, str], dict[str, str]]
 
 
@@ -57,7 +60,7 @@ def check_files(output: Path, *places: Path) -> None:
     assert table.keys() == groups.keys()
     for key, rows in groups.items():
         assert int(table[key]["num_runs"]) == len(rows)
-        for name in (name for name in rows[0] if name not in ("variant", "at")):
+        for name in (name for name in rows[0] if name not in ("variant", "at", "loss")):
             values = [row[name] for row in rows]
             assert float(table[key][f"{name}_mean"]) == pytest.approx(np.mean(values))
             if len(values) > 1:
@@ -93,7 +96,7 @@ def test_few_shots_from_end_to_end_and_again(data, base, tmp_path, capsys):
     flags = ["--model", base, "--data", data, "--dataset", "room", *SHORT, "--shots_list", 2, 5]
     table = study("few-shot", output, *flags, "--seeds", 0, 1)
     check_files(output, tmp_path, data.parent)
-    constants = [MEDIAN, "geometric mean depth of each pixel"]
+    constants = [MEDIAN, *MEAN_MAPS]
     variants = ["LLM-MDE, lora", *constants]
     assert set(table) == {("zero-shot base", ""), *((name, shots) for name in variants for shots in ("2", "5"))}
 
@@ -106,6 +109,7 @@ def test_few_shots_from_end_to_end_and_again(data, base, tmp_path, capsys):
     median = measured(None, None, val, predict=MedianDepthBaseline.fit(few))
     assert run["rows"][1]["abs_rel"] == pytest.approx(median)
     assert {row["num_train_frames"] for row in run["rows"]} == {5}
+    assert {row["frames_seen_mean"] for (name, _), row in table.items() if "lora" in name} == {"8"}
     assert "peak_memory_mb" not in run["rows"][0]  # it would be that of this whole process
 
     before = (output / "runs.jsonl").read_bytes()
@@ -158,7 +162,8 @@ def test_zero_shots_from_end_to_end(steps, data, base, tmp_path):
         assert float(table[name, "street"]["abs_rel_mean"]) == pytest.approx(expected)
     if steps == 0:
         model, processor = load_model_and_processor(base, device="cpu")
-        expected = measured(model, processor, street, protocol=replace(PROTOCOLS["plain"], alignment="median"))
+        protocol = replace(PROTOCOLS["plain"], alignment="median", clamp=True)
+        expected = measured(model, processor, street, protocol=protocol)
         assert float(table[aligned, "street"]["abs_rel_mean"]) == pytest.approx(expected, rel=1e-5)
 
 
@@ -168,6 +173,83 @@ def test_a_target_may_be_a_folder_of_its_own(data, base, tmp_path):
     assert {place for _, place in table} == {"street (source)", "frames", "room"}
     assert float(table["LLM-MDE", "frames"]["num_images_mean"]) == 5
     assert float(table["LLM-MDE", "room"]["num_images_mean"]) == 4
+
+
+def test_a_target_takes_nothing_of_the_source_and_brings_its_own_settings(data, base, tmp_path):
+    pairs = tmp_path / "pairs"
+    for kind in ("rgb", "depth"):
+        (pairs / kind).mkdir(parents=True)
+        for number in range(2):
+            name = f"street-train-{number}.png"
+            shutil.copy(data / kind / name, pairs / kind / f"{number}.png")
+    source = DataArguments(data=str(pairs), layout="pairs", depth_scale=0.002, eval_split="all", train_split="all")
+    targets = [f"{data}:dataset=room,split=val,protocol=kitti-garg,protocol_max_depth=4.0,name=rooms", f"{data}"]
+    options = ZeroShotArguments(model=str(base), use_cpu=True, targets=targets, protocol_max_depth=7.0)
+    bench = Workbench(options, source)
+    own, rooms, whole = zero_shot._targets(bench).values()
+    assert own.data is source and own.protocol.max_depth == whole.protocol.max_depth == 7.0
+    expected = DataArguments(data=str(data), eval_split="all")
+    assert whole.data == expected  # no scale, no layout of the source
+    assert rooms.data == replace(expected, dataset="room", eval_split="val")
+    assert (rooms.protocol.max_depth, rooms.protocol.crop, rooms.protocol.clamp) == (4.0, "garg", True)
+    rows = {(row["variant"], row["at"]): row for row in zero_shot._measure_medians(bench, None)}
+    frames = frames_of(data, "room", "val")
+    oracle = MedianDepthBaseline.fit(frames, protocol=rooms.protocol)
+    assert rows[zero_shot.ORACLE, "rooms"]["abs_rel"] == measured(
+        None, None, frames, predict=oracle, protocol=rooms.protocol
+    )
+    conditions = zero_shot._conditions(bench)
+    assert conditions["frames"] == "part all"
+    assert conditions["rooms"].startswith("part val; protocol kitti-garg (max_depth=4.0); ")
+
+
+def test_a_named_target_is_not_cropped_as_the_source(data, base):
+    options = ZeroShotArguments(model=str(base), use_cpu=True, targets=["street", "room:split=val,kb_crop=true"])
+    bench = Workbench(options, DataArguments(data=str(data), dataset="room", kb_crop=True))
+    _, street, room = zero_shot._targets(bench).values()
+    assert (street.data.kb_crop, room.data.kb_crop) == (False, True)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_target_with_training_frames_is_refused(copied, data, base, tmp_path, capsys):
+    """Without --dataset the source is every data set of the folder; a copy of the folder is the same frames."""
+    flags = ["--model", base, "--data", data, *SHORT, "--max_steps", 0, "--targets"]
+    target = "street"
+    if copied:
+        target = shutil.copytree(data, tmp_path / "copy")
+        flags[4:4] = ["--dataset", "room"]
+    with pytest.raises(SystemExit):
+        study("zero-shot", tmp_path / "output", *flags, target)
+    message = capsys.readouterr().err
+    assert "of which frames are trained on, such as 'rgb/" in message and "split=val" in message
+    assert not (tmp_path / "output").exists()
+
+
+def test_versions_of_the_source_are_no_targets_by_default(base, tmp_path):
+    (tmp_path / "index.csv").write_text("dataset,rgb\nnyu_v2,1\nnyu_v2_16bit,2\nnyu,3\nkitti,4\n")
+    options = ZeroShotArguments(model=str(base), use_cpu=True)
+    named = {
+        source: list(zero_shot._targets(Workbench(options, DataArguments(data=str(tmp_path), dataset=source))))[1:]
+        for source in ("nyu_v2", "nyu_v2_16bit", "kitti")
+    }
+    assert named == {"nyu_v2": ["kitti"], "nyu_v2_16bit": ["kitti"], "kitti": ["nyu_v2", "nyu_v2_16bit", "nyu"]}
+
+
+def test_a_target_folder_of_the_same_name_is_another_run(data, base, tmp_path):
+    names = []
+    for place, count in (("a", 1), ("b", 2)):
+        for kind in ("rgb", "depth"):
+            (tmp_path / place / "frames" / kind).mkdir(parents=True)
+            for number in range(count):
+                files = (
+                    data / kind / f"street-train-{number}.png",
+                    tmp_path / place / "frames" / kind / f"{number}.png",
+                )
+                shutil.copy(*files)
+        options = ZeroShotArguments(model=str(base), use_cpu=True, targets=[str(tmp_path / place / "frames")])
+        names.append(zero_shot.plan(Workbench(options, DataArguments(data=str(data), dataset="room")))[0].name)
+    assert names[0].startswith("LLM-MDE on room (source), frames [")
+    assert names[0] != names[1] and not any(str(tmp_path) in name for name in names)
 
 
 def test_frames_that_do_not_fit_into_memory_are_read_by_workers(data, base, tmp_path, monkeypatch):
@@ -189,7 +271,8 @@ def test_reprogramming_from_end_to_end(start, data, base, tmp_path):
     table = study("reprogramming", output, *flags)
     check_files(output, tmp_path, data.parent)
     variants = [variant for variant, _ in table]
-    assert variants[0] == "LLM-MDE" and len(variants) == 7
+    assert variants[0] == "LLM-MDE" and len(variants) == 8
+    assert "training loss, the same in all runs: SILog" in (output / "table.md").read_text()
     assert variants[4] == "CNN (resnet18, random weights), same head"
     assert {row["num_runs"] for row in table.values()} == {"2"}  # constants too: seeds draw the shots
     trained = {variant: float(row["trained_parameters_mean"]) for (variant, _), row in list(table.items())[:4]}
@@ -207,7 +290,7 @@ def test_prototypes_from_end_to_end(data, base, tmp_path):
     words, vocabulary = "all words", "all words, vocabulary instead of compact"
     depth_words, random_words = "depth and geometry words only", "as many random words"
     places = {(words, "4"), (words, "10"), (vocabulary, "10"), (depth_words, "10"), (random_words, "10")}
-    assert places | {(MEDIAN, ""), ("geometric mean depth of each pixel", "")} == set(table)
+    assert places | {(name, "") for name in (MEDIAN, *MEAN_MAPS)} == set(table)
     model, processor = load_model_and_processor(base, device="cpu")
     num_words = {key: float(table[key]["num_words_mean"]) for key in places}
     assert num_words[words, "4"] == num_words[vocabulary, "10"] == len(processor.tokenizer)
@@ -353,6 +436,9 @@ def test_the_list_of_studies_and_the_flags_of_each(capsys):
         (["lora", "--from_scratch", "true"], "need weights that know something"),
         (["lora", "--ranks", "4", "4"], "`ranks` is [4, 4]"),
         (["zero-shot", "--model", "x", "--data", "x", "--targets", "a/b", "a/b"], "two data sets called 'a/b'"),
+        (["zero-shot", "--model", "x", "--data", "x", "--targets", "a/b:scale=1"], "the known ones are name, split"),
+        (["zero-shot", "--model", "x", "--data", "x", "--targets", "a/b:depth_scale=x"], "`depth_scale` is 'x'"),
+        (["zero-shot", "--model", "x", "--data", "x", "--targets", "a/b:kb_crop=1"], "write true or false"),
         (["resources", "--sizes", "large"], "HEIGHTxWIDTH"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -13,17 +14,22 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import BertTokenizer
 
+import llm_mde.training
 from llm_mde.cli import main
-from llm_mde.hub import load_model_and_processor, write_model_folder
+from llm_mde.cli.arguments import read_argument_file
+from llm_mde.hub import load_model_and_processor, write_adapter_folder, write_model_folder
 from llm_mde.processing import write_depth_png
 from llm_mde.training import last_complete_checkpoint
+from llm_mde.training.run import LOSS_FIELDS, ModelArguments, compose_from_encoders, load_base
 from tests.conftest import make_pair
 from tests.training.conftest import make_frames
 
 pytest.importorskip("peft")
 pytest.importorskip("datasets")
 ROOT = Path(__file__).parents[2]
+TWO_PROCESSES = Path(llm_mde.training.__file__).parent / "accelerate_configs" / "ddp.yaml"
 
 
 @pytest.fixture
@@ -53,6 +59,10 @@ def depth_of(folder: Path, photograph: Path) -> torch.Tensor:
         return model(**processor(images=Image.open(photograph), return_tensors="pt")).predicted_depth
 
 
+def measured_depth(folder: Path) -> dict[str, float]:
+    return json.loads((folder / "evaluation" / "metrics.json").read_text())["metrics"]
+
+
 SHORT = ("--num_train_epochs", "2", "--mixed_precision", "no", "--learning_rate", "3e-3")
 
 
@@ -65,7 +75,7 @@ def test_frames_become_an_adapter_and_a_table(data, base, tmp_path, capsys):
     assert "median depth" in printed  # the table of results
     metrics = json.loads((output / "evaluation" / "metrics.json").read_text())
     assert metrics["metrics"]["num_images"] == 4
-    assert len(metrics["baselines"]) == 2
+    assert len(metrics["baselines"]) == 3
     rows = list(csv.DictReader((output / "learning_curve.csv").open()))
     assert rows[-1]["eval_abs_rel"]
     assert list((output / "panels").glob("*.png"))
@@ -164,9 +174,173 @@ def test_a_killed_run_resumes_to_the_same_weights(recipe, data, base, tmp_path):
     assert all(torch.equal(weight, resumed[name]) for name, weight in whole.items())
 
 
+@pytest.mark.slow
+def test_a_stream_is_trained_on(data, base, tmp_path):
+    output = tmp_path / "output"
+    flags = ("--streaming", "true", "--max_steps", "2", "--eval_strategy", "steps", "--eval_steps", "1")
+    train(data, output, "--model", str(base), *SHORT, *flags, "--save_strategy", "steps", "--save_steps", "1")
+    assert measured_depth(output)["num_images"] == 4
+    assert list(csv.DictReader((output / "learning_curve.csv").open()))[-1]["eval_abs_rel"]
+
+
+@pytest.mark.slow
+def test_another_set_is_measured_with(data, base, tmp_path):
+    """Depth in centimetres: read with the training set's scale it would be ten times too near."""
+    other, output = tmp_path / "other", tmp_path / "output"
+    for name in ("rgb", "depth"):
+        (other / name).mkdir(parents=True)
+    for index, frame in enumerate(make_frames(3, seed=1, size=(48, 64))):
+        frame.image.save(other / "rgb" / f"{index}.png")
+        Image.fromarray((100 * frame.depth).astype("uint16")).save(other / "depth" / f"{index}.png")
+    flags = ("--eval_data", str(other), "--eval_split", "all", "--eval_depth_scale", "0.01")
+    train(data, output, "--model", str(base), "--recipe", "frozen", "--max_steps", "1", *flags)
+    metrics = json.loads((output / "evaluation" / "metrics.json").read_text())
+    assert metrics["metrics"]["num_images"] == 3
+    assert all(baseline["metrics"]["rmse"] < 1 for baseline in metrics["baselines"].values())
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_stream_of_prompts_of_different_lengths(data, base, tmp_path):
+    words = ["--model", base, "--recipe", "frozen", "--streaming", "true", "--max_steps", "2"]
+    words += ["--mixed_precision", "no", "--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "no"]
+    words += ["--load_best_model_at_end", "false", "--per_device_train_batch_size", "2", "--num_panel_frames", "0"]
+    words += ["--disable_tqdm", "true", "--data", data, "--output_dir", tmp_path / "output"]
+    launch = ["-m", "accelerate.commands.launch", "--config_file", TWO_PROCESSES, "-m", "llm_mde.cli", "train", *words]
+    process = subprocess.run(
+        [sys.executable, *map(str, launch)],
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert measured_depth(tmp_path / "output")["num_images"] == 4
+
+
+@pytest.mark.slow
+def test_an_adapter_on_an_adapter_predicts_what_it_was_trained_to(data, base, tmp_path, monkeypatch):
+    """Its base is the first adapter, merged: the model that the first one was trained on would predict otherwise."""
+    steps = ("--max_steps", "4", "--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false")
+    train(data, tmp_path / "first", "--model", str(base), *SHORT, *steps)
+    live = {}
+
+    def write(folder, model, *arguments):
+        written = write_adapter_folder(folder, model, *arguments)
+        live.update({name: weight.clone() for name, weight in model.merge_and_unload().state_dict().items()})
+        return written
+
+    monkeypatch.setattr("llm_mde.hub.write_adapter_folder", write)
+    train(data, tmp_path / "second", "--model", str(tmp_path / "first" / "adapter"), *SHORT, *steps)
+    reloaded = load_model_and_processor(tmp_path / "second" / "adapter", device="cpu")[0].state_dict()
+    assert live.keys() == reloaded.keys()
+    for name, weight in live.items():
+        torch.testing.assert_close(reloaded[name], weight, rtol=0, atol=1e-5, msg=name)
+    first = load_model_and_processor(tmp_path / "first" / "adapter", device="cpu")[0].state_dict()
+    query = next(name for name in first if name.endswith("query.weight"))
+    assert not torch.equal(first[query], reloaded[query])
+
+
+@pytest.mark.slow
+def test_an_adapter_of_a_base_named_from_here_is_read_from_elsewhere_and_after_a_move(data, tmp_path, monkeypatch):
+    model, processor = make_pair()
+    model.vision_tower.save_pretrained(tmp_path / "vit")
+    model.language_model.save_pretrained(tmp_path / "bert")
+    processor.tokenizer.save_pretrained(tmp_path / "bert")
+    monkeypatch.chdir(tmp_path)
+    train(data, Path("output"), "--vision_model", "vit", "--language_model", "bert", "--max_steps", "1", *SHORT)
+    photograph = data / "rgb" / "0.png"
+    expected = depth_of(Path("output/adapter"), photograph)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert torch.equal(depth_of(tmp_path / "output" / "adapter", photograph), expected)
+    (tmp_path / "output").rename(tmp_path / "elsewhere" / "moved")
+    assert torch.equal(depth_of(Path("moved/adapter"), photograph), expected)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_goes_on_counting_evaluations_that_were_no_better(data, base, tmp_path):
+    flags = ("--model", str(base), "--recipe", "frozen", "--learning_rate", "0.0", "--early_stopping_patience", "2")
+    train(data, tmp_path / "output", *flags, "--num_train_epochs", "2")  # the first is the best, one follows
+    train(data, tmp_path / "output", *flags, "--num_train_epochs", "9", "--resume_from_checkpoint", "true")
+    curve = list(csv.DictReader((tmp_path / "output" / "learning_curve.csv").open()))
+    assert float(curve[-1]["epoch"]) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_base_of_half_precision_is_trained_in_float32(dtype, tmp_path):
+    model, processor = make_pair()
+    folder = write_model_folder(tmp_path / "half", model.to(dtype), processor)
+    loaded, _ = load_base(ModelArguments(model=str(folder)), tmp_path)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("recipe", ["lora", "full", "frozen"])
+def test_other_recipes_do_not_inherit_the_loss_of_a_model_from_scratch(recipe, tmp_path):
+    model, processor = make_pair(relative_weight=4.0)
+    folder = write_model_folder(tmp_path / "small", model, processor)
+    file = Path(llm_mde.training.__file__).parent / "recipes" / f"{recipe}.yaml"
+    values = {name: value for name, value in read_argument_file(file).items() if name in LOSS_FIELDS}
+    loaded, _ = load_base(ModelArguments(model=str(folder), **values), tmp_path)
+    assert loaded.config.relative_weight == 0.0
+
+
+def test_new_models_reach_ten_metres_unless_told_otherwise(tmp_path):
+    small = {"from_scratch": True, "method": "full", "image_height": 32, "image_width": 48}
+    assert load_base(ModelArguments(**small), tmp_path)[0].config.max_depth == 10.0
+    assert load_base(ModelArguments(**small, max_depth=80.0), tmp_path)[0].config.max_depth == 80.0
+
+
+def test_a_language_model_without_words_is_refused(tmp_path):
+    model, processor = make_pair()
+    model.vision_tower.save_pretrained(tmp_path / "vit")
+    model.language_model.save_pretrained(tmp_path / "bert")
+    encoders = (str(tmp_path / "vit"), str(tmp_path / "bert"))
+    with pytest.raises(ValueError, match=r"`language_model` is .*bert', whose tokenizer"):
+        compose_from_encoders(*encoders)
+    BertTokenizer(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}).save_pretrained(encoders[1])
+    with pytest.raises(ValueError, match=r"whose tokenizer \(5 tokens\) knows no word of the prompt"):
+        compose_from_encoders(*encoders)
+    processor.tokenizer.save_pretrained(encoders[1])
+    assert compose_from_encoders(*encoders)[1].tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize("name", ["base", "adapter", "model"])
+def test_what_an_earlier_run_has_left_is_not_replaced(name, data, tmp_path, capsys):
+    left = write_model_folder(tmp_path / "output" / name, *make_pair())
+    before = (left / "model.safetensors").read_bytes()
+    with pytest.raises(SystemExit):
+        train(data, tmp_path / "output", "--recipe", "from-scratch", "--max_steps", "1")
+    assert f"holds {name}/ of an earlier run; give another --output_dir, or remove" in capsys.readouterr().err
+    flags = ("--recipe", "full", "--model", str(left), "--max_steps", "1", "--resume_from_checkpoint", "true")
+    with pytest.raises(SystemExit):
+        train(data, tmp_path / "output", *flags)
+    assert "itself; give another --output_dir" in capsys.readouterr().err
+    assert (left / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("max_depth", "warns"), [(2.5, True), (10.0, False)])
+def test_depth_beyond_the_models_reach_is_told(max_depth, warns, data, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("llm_mde"), "propagate", True)
+    folder = write_model_folder(tmp_path / "near", *make_pair(max_depth=max_depth))
+    train(data, tmp_path / "output", "--model", str(folder), "--recipe", "frozen", "--max_steps", "1")
+    assert (f"`max_depth`, {max_depth:g} m, and teach it nothing" in caplog.text) == warns
+    assert ("--max_depth" in caplog.text) == warns
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--model", "x", "--max_depth", "80"], "`max_depth` is 80.0, but `model` is 'x', which has its own"),
+        (["--model", "x", "--image_height", "64"], "`image_height` is 64, but `model` is 'x'"),
+        (["--model", "x", "--image_width", "64"], "`image_width` is 64, but `model` is 'x'"),
+        (["--metric_for_best_model", "d1"], "`metric_for_best_model` is 'd1'; choose one of abs_rel"),
+        (["--eval_depth_scale", "0.01"], "`eval_depth_scale` is 0.01 without `eval_data`; `--data` has --depth_scale"),
+        (["--protocol", "none"], "none"),
+        (["--recipe", "from-scratch", "--streaming", "true"], "`keep_in_memory` is on, but `streaming` is too"),
+        (["--optim", "galore_adamw"], "`optim` is 'galore_adamw', which groups the weights itself"),
+        (["--output_dir", "/dev/null/output"], "/dev/null"),
         (["--recipe", "everything"], "`recipe` is 'everything'"),
         (["--from_scratch", "true"], "`method` is 'lora'"),
         (["--from_scratch", "true", "--method", "full", "--model", "x"], "give one of the two"),

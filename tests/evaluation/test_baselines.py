@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from llm_mde.evaluation import MeanDepthMapBaseline, MedianDepthBaseline, evaluate_depth
+from llm_mde.evaluation import MeanDepthMapBaseline, MedianDepthBaseline, evaluate_depth, get_protocol
 from llm_mde.processing import RGBDFolder, write_depth_png
-from tests.evaluation.conftest import make_sample
+from tests.evaluation.conftest import make_sample, make_samples
 
 
 def test_the_median_of_the_training_set_is_predicted_everywhere():
@@ -21,6 +21,54 @@ def test_the_map_is_the_mean_of_what_was_measured_at_each_pixel():
     baseline = MeanDepthMapBaseline.fit(train, size=(2, 2))
     # Geometric means. The third pixel is measured nowhere: the mean of 2, 2 and 4.
     assert baseline.depth_map.flatten().tolist() == pytest.approx([2.0, 2.0, 16 ** (1 / 3), 4.0])
+
+
+def test_the_arithmetic_mean_is_a_row_of_its_own():
+    train = [make_sample([[1.0, 2.0], [0.0, 2.0]]), make_sample([[4.0, 0.0], [0.0, 8.0]])]
+    baseline = MeanDepthMapBaseline.fit(train, size=(2, 2), mean="arithmetic")
+    assert baseline.depth_map.flatten().tolist() == pytest.approx([2.5, 2.0, (2.5 + 2 + 5) / 3, 5.0])
+    assert baseline.name == "per-pixel mean depth (arithmetic, 2 x 2 grid)"
+    assert MeanDepthMapBaseline.fit(train).name == "per-pixel mean depth (geometric, 60 x 80 grid)"
+
+
+def test_at_the_size_of_the_maps_the_arithmetic_mean_is_that_of_numpy():
+    samples = make_samples(5)
+    depth = np.stack([sample.depth for sample in samples])
+    expected = np.ma.masked_equal(depth, 0).mean(axis=0)
+    assert not expected.mask.any()
+    baseline = MeanDepthMapBaseline.fit(samples, size=depth.shape[1:], mean="arithmetic")
+    np.testing.assert_allclose(baseline.depth_map, expected, rtol=1e-6)
+
+
+def test_what_will_not_count_is_not_fitted():
+    """Symptom: on a street the median of everything lay beyond the cap of 10 m, and delta1 was 0."""
+    street = [make_sample([[2.0, 4.0, 8.0, 30.0, 40.0, 50.0, 60.0]])]
+    assert MedianDepthBaseline.fit(street).depth == pytest.approx(30.0)
+    assert MedianDepthBaseline.fit(street, protocol="plain").depth == pytest.approx(4.0)
+    near = get_protocol("plain", min_depth=3.0)
+    assert MedianDepthBaseline.fit(street, protocol=near).depth == pytest.approx(6.0)
+    assert MeanDepthMapBaseline.fit(street, size=(1, 1), protocol=near).depth_map.item() == pytest.approx(32**0.5)
+    arithmetic = MeanDepthMapBaseline.fit(street, size=(1, 1), mean="arithmetic", protocol=near)
+    assert arithmetic.depth_map.item() == pytest.approx(6.0)
+
+
+def test_only_pixels_inside_the_crop_are_fitted():
+    depth = np.full((480, 640), 9.0)
+    depth[45:471, 41:601] = 2.0
+    train = [make_sample(depth)]
+    assert MedianDepthBaseline.fit([make_sample(np.where(depth == 2, 0, depth))]).depth == pytest.approx(9.0)
+    for mean in ("geometric", "arithmetic"):
+        baseline = MeanDepthMapBaseline.fit(train, mean=mean, protocol="nyu-eigen")
+        assert baseline.depth_map.min().item() == pytest.approx(2.0)
+        assert baseline.depth_map.max().item() == pytest.approx(2.0)  # of what lies outside nothing is known
+        result = evaluate_depth(None, None, train, "nyu-eigen", predict=baseline, progress=False)
+        assert result.metrics["rmse"] == pytest.approx(0, abs=1e-6)
+    assert MedianDepthBaseline.fit([make_sample(np.full((4, 6), 3.0))], "nyu-eigen").depth == pytest.approx(3.0)
+
+
+def test_cells_without_a_measurement_take_the_mean_of_their_neighbours():
+    baseline = MeanDepthMapBaseline.fit([make_sample([[0.0, 0.0, 2.0, 0.0, 6.0]])], size=(1, 5), mean="arithmetic")
+    assert baseline.depth_map[0].tolist() == pytest.approx([2.0, 2.0, 2.0, 4.0, 6.0])
 
 
 def test_a_cell_of_the_map_averages_measured_pixels_only():
@@ -66,3 +114,10 @@ def test_nothing_measured_and_empty_sizes_are_refused():
         MedianDepthBaseline.fit(nothing)
     with pytest.raises(ValueError, match="`size` is"):
         MeanDepthMapBaseline.fit(nothing, size=(0, 3))
+    for baseline in (MedianDepthBaseline, MeanDepthMapBaseline):
+        with pytest.raises(ValueError, match=r"no measured pixel between 0.001 and 10 m inside the crop None"):
+            baseline.fit([make_sample(np.full((2, 2), 30.0))], protocol="plain")
+    with pytest.raises(ValueError, match="`mean` is 'median'; choose one of geometric, arithmetic"):
+        MeanDepthMapBaseline.fit(nothing, mean="median")
+    with pytest.raises(ValueError, match="`mean` is 'median'"):
+        MeanDepthMapBaseline(torch.ones(2, 2), mean="median")

@@ -29,6 +29,11 @@ def test_the_presets_are_those_of_the_field():
     assert not any(protocol.flip_averaging for protocol in PROTOCOLS.values())
 
 
+def test_the_protocol_of_nyu_says_against_what_papers_measure():
+    description = PROTOCOLS["nyu-eigen"].description
+    assert "`rawDepths`" in description and "black border" in description
+
+
 def test_crops_are_the_windows_of_their_papers():
     assert window("nyu-eigen", 480, 640) == (45, 471, 41, 601)
     # 0.40810811 * 375 = 153.04, 0.99189189 * 375 = 371.96, 0.03594771 * 1242 = 44.65, 0.96405229 * 1242 = 1197.35

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,7 +59,8 @@ def test_an_honest_card_prints_all_conditions():
         "clamped to the range; bilinear, align_corners=True",
         "flip averaging: on",
         "per image, then over images",
-        "boundary_f1: Depth Pro's, on measured pixels; 4 images have a boundary",
+        "boundary_f1: Depth Pro's, but over measured pixels, and directions, thresholds and images without a boundary "
+        "are left out; 4 images have a boundary",
         "95 %, 1000 bootstrap resamples",
     ):
         assert condition in text
@@ -138,6 +140,63 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     for folder in (tmp_path / "file", tmp_path / "file" / "results"):
         with pytest.raises(ValueError, match="is a file"):
             make_report().write(folder)
+
+
+def test_flags_that_change_how_data_is_read_stand_beside_the_numbers():
+    whole = make_report()
+    setting = replace(SETTING, data_flags={"kb_crop": True, "depth_scale": 0.005, "data_config": "outdoor"})
+    cropped = make_report(setting=setting)
+    assert "data flags: kb_crop=True, depth_scale=0.005, data_config=outdoor" in cropped.markdown()
+    assert "data flags" not in whole.markdown()
+    assert cropped.to_dict()["setting"]["data_flags"] == setting.data_flags
+    (model,) = cropped.model_index()
+    (dataset,) = (result["dataset"] for result in model["results"])
+    assert dataset["config"] == "outdoor"
+    assert dataset["args"]["data_flags"] == {"kb_crop": True, "depth_scale": 0.005}
+    assert "data_flags" not in whole.model_index()[0]["results"][0]["dataset"]["args"]
+
+
+def test_the_table_says_what_the_baselines_were_fitted_to():
+    setting = replace(SETTING, train_data="data/streets", train_dataset="day", train_split="train")
+    line = "baselines: fitted to data/streets / day / train, inside the protocol's range and crop"
+    assert line in make_report(setting=setting).markdown()
+    assert "baselines:" not in make_report().markdown()
+    samples = [make_sample(np.full((480, 640), 2.0))]
+    assert f"{line} (whole maps where" in make_report("nyu-eigen", samples, setting).markdown()
+
+
+def test_the_command_and_the_versions_are_kept(tmp_path):
+    make_report(command="llm-mde evaluate --model mine").write(tmp_path)
+    stored = json.loads((tmp_path / "metrics.json").read_text())
+    assert stored["command"] == "llm-mde evaluate --model mine"
+    assert {"llm_mde", "torch", "torchvision", "transformers", "pillow", "numpy", "python"} <= set(stored["versions"])
+
+
+def test_folders_of_this_machine_are_not_published(tmp_path):
+    places = {
+        name: str(tmp_path / "private" / name) for name in ("model", "data", "split", "train_data", "train_split")
+    }
+    report = make_report(setting=EvaluationSetting(**places))
+    for text in (report.markdown(), json.dumps(report.model_index())):
+        assert "private" not in text
+    lines = report.markdown().splitlines()
+    assert "- model: model" in lines and "- data: data / split" in lines
+    assert "fitted to train_data / train_split" in report.markdown()
+
+
+def test_the_block_names_a_hub_data_set_whole_and_a_folder_by_its_own_name(tmp_path, monkeypatch):
+    def named(model, data):
+        (entry,) = make_report(setting=EvaluationSetting(model, data)).model_index()
+        (dataset,) = (result["dataset"] for result in entry["results"])
+        return entry["name"], dataset["type"], dataset["name"]
+
+    (tmp_path / "nyu" / "test").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "nyu")
+    assert named("user/mine", "user/nyu") == ("mine", "user/nyu", "user/nyu")
+    assert named(".", ".") == ("nyu", "nyu", "nyu")
+    assert named("test", "..") == ("test", tmp_path.name, tmp_path.name)
+    monkeypatch.chdir(tmp_path)
+    assert named("nyu/", "nyu/test") == ("nyu", "test", "test")  # a folder, though it reads like an id
 
 
 def test_a_setting_says_what_the_model_sees():

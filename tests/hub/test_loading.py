@@ -9,6 +9,7 @@ from transformers import BertConfig
 
 from llm_mde import LLMMDEForDepthEstimation, LLMMDEProcessor
 from llm_mde.hub import load_model_and_processor, write_model_folder
+from llm_mde.hub.loading import is_adapter
 from tests.conftest import make_pair
 
 LORA = {
@@ -179,3 +180,23 @@ def test_a_model_without_a_processor_is_refused(model_folder):
 def test_a_device_that_is_not_there_is_refused(model_folder):
     with pytest.raises(ValueError, match="`device` is 'abacus'"):
         load_model_and_processor(model_folder, device="abacus")
+
+
+def test_a_base_that_was_moved_with_its_adapter_is_found_beside_it(adapter, tmp_path, pixel_values):
+    folder, expected = adapter
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "model").rename(tmp_path / "moved" / "base")
+    folder = folder.rename(tmp_path / "moved" / "adapter")
+    for named in ("base", "../base", str(tmp_path / "before" / "base")):
+        rewrite_base(folder, base_model_name_or_path=named)
+        model, _ = load_model_and_processor(folder, device="cpu")
+        torch.testing.assert_close(depth_of(model, pixel_values), expected, rtol=0, atol=1e-4)
+    rewrite_base(folder, base_model_name_or_path=str(tmp_path / "before" / "another"))
+    with pytest.raises(ValueError, match="another"):
+        load_model_and_processor(folder)
+
+
+def test_an_adapter_is_told_from_a_model_and_from_nothing(adapter, model_folder, tmp_path):
+    assert is_adapter(adapter[0])
+    assert not is_adapter(model_folder)
+    assert not is_adapter(tmp_path / "nothing")

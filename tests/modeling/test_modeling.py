@@ -438,6 +438,13 @@ def test_two_checkpoints_become_one_model(tmp_path, pixel_values):
     assert torch.equal(depth_of(loaded, pixel_values), depth_of(model, pixel_values))
 
 
+def test_keywords_that_nothing_would_read_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="`overrides` has 'max_depht', 'revision'"):
+        LLMMDEForDepthEstimation.from_vision_text_pretrained(
+            tmp_path / "vision", tmp_path / "text", revision="main", max_depht=80.0, num_prototypes=10
+        )
+
+
 def test_the_image_tower_of_a_pair_is_taken_from_its_checkpoint(tmp_path, pixel_values):
     from transformers import SiglipConfig, SiglipModel
 

@@ -77,6 +77,8 @@ def test_converted_nyu_comes_in_metres(converted, streaming):
 def test_splits_are_those_of_the_data(converted):
     assert load_depth_dataset(converted, split="validation", depth_scale=1).names == ["validation/000000"]
     assert len(load_depth_dataset(converted, split="train[:2]", depth_scale=1)) == 2
+    tail = load_depth_dataset(converted, split="train[1:]", depth_scale=1)
+    assert tail.names == load_depth_dataset(converted, split="train", depth_scale=1).names[1:]
     everything = load_depth_dataset(converted, split=None, depth_scale=1)
     assert everything.names == ["train/000000", "train/000001", "train/000002", "validation/000000"]
     assert everything.few_shot(2).few_shot(1).names == everything.few_shot(1).names
@@ -158,6 +160,55 @@ def test_nested_lists_and_wide_numbers_are_arrays_too(tmp_path):
     (sample,) = load_depth_dataset(folder, depth_scale=0.001)
     assert sample.image.getpixel((0, 0)) == (200, 200, 200)
     assert (sample.depth == 2.5).all()
+
+
+def test_floats_that_overshoot_one_stay_what_they_are(tmp_path):
+    """Bicubic resampling leaves 1.02 beside an edge; taken for levels, the photograph would be black."""
+    picture = np.full((6, 8, 3), 0.6, np.float32)
+    picture[0, 0] = 1.02, -0.02, 0.0
+    row = {"image": picture.tolist(), "depth": depth(1, np.float32).tolist()}
+    (sample,) = load_depth_dataset(write_hub(tmp_path / "hub", {"train": [row]}), depth_scale=1)
+    assert [sample.image.getpixel(place) for place in ((0, 0), (7, 5))] == [(255, 0, 0), (153, 153, 153)]
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_grey_arrays_become_photographs(tmp_path, wide):
+    row = {"image": photograph(7)[..., 0].astype(np.uint16 if wide else np.uint8), "depth": depth(1, np.float32)}
+    features = {"image": datasets.Array2D((6, 8), "uint16" if wide else "uint8")}
+    features["depth"] = datasets.Array2D((6, 8), "float32")
+    (sample,) = load_depth_dataset(write_hub(tmp_path / "hub", {"train": [row]}, features), depth_scale=1)
+    assert (sample.image.mode, sample.image.size, sample.image.getpixel((7, 5))) == ("RGB", SIZE, (7, 7, 7))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", ["binary", "struct", "bytes alone"])
+def test_encoded_images_in_a_table_that_datasets_did_not_write_are_images(tmp_path, kind, streaming):
+    row = {"image": encoded(photograph(9)), "depth": encoded(depth(40_000, np.uint16))}
+    if kind == "binary":
+        row = {column: cell["bytes"] for column, cell in row.items()}
+    elif kind == "bytes alone":
+        row = {column: {"bytes": cell["bytes"]} for column, cell in row.items()}
+    (tmp_path / "hub").mkdir()
+    table = pyarrow.Table.from_pylist([row])
+    assert not table.schema.metadata
+    pyarrow.parquet.write_table(table, tmp_path / "hub" / "train.parquet")
+    (sample,) = load_depth_dataset(tmp_path / "hub", depth_scale=0.001, streaming=streaming)
+    assert sample.image.getpixel((0, 0)) == (9, 9, 9)
+    assert (sample.depth == 40).all()
+
+
+K = [[500.0, 0.0, 4.0], [0.0, 501.0, 3.0], [0.0, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize("column", ["intrinsics", "K"])
+@pytest.mark.parametrize(
+    ("cell", "is_known"), [(K, True), ([*K[0], *K[1], *K[2]], True), ([500.0, 501.0], False), (None, False)]
+)
+def test_a_column_of_camera_matrices_becomes_intrinsics(tmp_path, column, cell, is_known):
+    row = {"image": photograph(1).tolist(), "depth": depth(1, np.float32).tolist(), column: cell}
+    known = row | {column: K if cell is K else [1.0]}  # a column of nothing but null has no type
+    frames = load_depth_dataset(write_hub(tmp_path / "hub", {"train": [row, known]}), depth_scale=1)
+    assert frames[0].intrinsics == (Intrinsics(fx=500, fy=501, cx=4, cy=3) if is_known else None)
 
 
 def test_missing_depth_is_zero_whatever_marks_it(tmp_path):
@@ -256,7 +307,7 @@ def test_data_that_cannot_be_reached_is_refused_in_one_sentence(monkeypatch):
         raise RuntimeError("Dataset scripts are no longer supported, but found nyu_depth_v2.py")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse_script)
-    with pytest.raises(ValueError, match="revision='refs/convert/parquet'"):
+    with pytest.raises(ValueError, match=r"revision='refs/convert/parquet'.*--data_revision refs/convert/parquet"):
         load_depth_dataset("sayakpaul/nyu_depth_v2", depth_scale=1)
 
 

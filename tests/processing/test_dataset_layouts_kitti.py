@@ -1,5 +1,8 @@
 """KITTI: official parts, lists of Eigen et al. in their variants, cameras, and the crop of the benchmark."""
 
+import logging
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -66,8 +69,19 @@ UNMEASURED = f"{OTHER}/image_02/data/0000000070"
         [f"{LISTED}.png {TRUTH} 721.5377", f"{UNMEASURED}.png None 721.5377"],
         [f"{DATE}/{LISTED}.png", f"{DATE}/{UNMEASURED}.png"],
         [f"{DATE}/{LISTED}.jpg 721.5377", f"{DATE}/{UNMEASURED}.jpg 721.5377"],
+        [f"{DATE}/{frame}.jpg {DATE}/{frame.replace('image_02', 'image_03')}.jpg" for frame in (LISTED, UNMEASURED)],
+        [f"{DATE}/{OTHER} 69 l", f"{DATE}/{OTHER} 70 l"],
+        [f"{OTHER} 0000000069 l", f"{DATE}/{OTHER} 0000000069 r"],
     ],
-    ids=["with depth", "without the date", "photographs alone", "other suffix and focal length"],
+    ids=[
+        "with depth",
+        "without the date",
+        "photographs alone",
+        "other suffix and focal length",
+        "both photographs of monodepth",
+        "numbers of monodepth2",
+        "numbers with zeros",
+    ],
 )
 def test_a_list_skips_and_counts_frames_without_ground_truth(kitti, lines, tmp_path_factory):
     split_list = tmp_path_factory.mktemp("lists") / "eigen_test_files_with_gt.txt"
@@ -78,6 +92,59 @@ def test_a_list_skips_and_counts_frames_without_ground_truth(kitti, lines, tmp_p
     assert (frames[0].depth == 20).all()
 
 
+def test_a_list_of_monodepth2_names_the_camera(kitti):
+    (kitti / "train_files.txt").write_text(f"{DATE}/{DRIVE} 6 r\n{DATE}/{DRIVE} 5 l\n")
+    frames = load_depth_dataset(kitti, split_list="train_files.txt")
+    assert frames.names == [
+        f"{DATE}/{DRIVE}/image_03/data/0000000006.png",
+        f"{DATE}/{DRIVE}/image_02/data/0000000005.png",
+    ]
+    assert frames.num_without_depth == 0
+
+
+@pytest.mark.parametrize("listed", [".png", ".jpg", ""])
+@pytest.mark.parametrize("stored", [".png", ".jpg"])
+def test_photographs_are_found_with_either_suffix(tmp_path, listed, stored):
+    write_frame(tmp_path, OTHER, 69)
+    photographs = tmp_path / DATE / OTHER / "image_02" / "data"
+    (photographs / "0000000069.png").unlink()
+    write_photograph(photographs / f"0000000069{stored}")
+    (tmp_path / "list.txt").write_text(f"{DATE}/{LISTED}{listed}\n")
+    expected = [f"{DATE}/{LISTED}{stored}"]
+    assert load_depth_dataset(tmp_path, split_list="list.txt").names == expected
+    assert load_depth_dataset(tmp_path).names == expected
+
+
+def test_a_depth_map_may_be_listed_wherever_it_lies(kitti):
+    write_raw(kitti / "dense" / "69.png", 256 * 30)
+    (kitti / "list.txt").write_text(f"{LISTED}.png dense/69.png\n")
+    assert (load_depth_dataset(kitti, split_list="list.txt").depth(0) == 30).all()
+
+
+def test_recordings_that_are_not_there_are_left_out_with_one_warning(kitti, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    shutil.rmtree(kitti / DATE / OTHER)
+    shutil.rmtree(kitti / DATE / DRIVE / "image_03")
+    frames = load_depth_dataset(kitti, split=None)
+    assert frames.names == [f"{DATE}/{DRIVE}/image_02/data/0000000005.png"]
+    (warning,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
+    assert f"2 of 3 recordings (drive and camera) with annotated depth are not in {str(kitti)!r}" in warning
+    assert f"the first of '{DRIVE}/image_03'" in warning
+    with pytest.raises(ValueError, match=rf"1 of 1 recordings .* below folders of dates such as {DATE}/"):
+        load_depth_dataset(kitti, split="val")
+
+
+def test_a_frame_missing_from_a_recording_is_refused(kitti):
+    write_raw(kitti / f"data_depth_annotated/train/{DRIVE}/proj_depth/groundtruth/image_02/0000000007.png", 256)
+    with pytest.raises(ValueError, match=r"1 of the files it lists are not there.*0000000007\.png"):
+        load_depth_dataset(kitti)
+
+
+def test_hidden_files_beside_the_depth_maps_are_ignored(kitti):
+    (kitti / f"data_depth_annotated/train/{DRIVE}/proj_depth/groundtruth/image_02/._0000000005.png").touch()
+    assert len(load_depth_dataset(kitti)) == 2
+
+
 def test_a_list_that_cannot_be_used_is_refused(kitti):
     def load(line):
         (kitti / "list.txt").write_text(line)
@@ -85,12 +152,14 @@ def test_a_list_that_cannot_be_used_is_refused(kitti):
 
     with pytest.raises(ValueError, match=r"1 of the files it lists are not there.*0000000007\.png"):
         load(f"{DATE}/{DRIVE}/image_02/data/0000000007.png {DRIVE}/proj_depth/groundtruth/image_02/0000000005.png")
-    with pytest.raises(ValueError, match="none of its 1 frames has annotated depth"):
+    with pytest.raises(ValueError, match=r"none of its 1 frames has annotated depth .* the first .*0000000005\.png"):
         load(f"{DATE}/{DRIVE}/image_02/data/0000000005.png None 721.5377")
     with pytest.raises(ValueError, match="leaves the folder"):
         load(f"../{DATE}/{DRIVE}/image_02/data/0000000005.png None")
-    with pytest.raises(ValueError, match="names no drive"):
+    with pytest.raises(ValueError, match="names no frame of a drive"):
         load("photographs/5.png")
+    with pytest.raises(ValueError, match=r"_sync' names no frame of a drive"):
+        load(f"{DATE}/{DRIVE} 5")
     with pytest.raises(ValueError, match="the file is empty"):
         load("\n")
 

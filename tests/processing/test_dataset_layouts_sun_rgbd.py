@@ -74,3 +74,11 @@ def test_a_folder_with_two_photographs_is_refused(tmp_path):
     write_photograph(tmp_path / "scene" / "image" / "0000002.jpg")
     with pytest.raises(ValueError, match="holds 2 files"):
         load_depth_dataset(tmp_path, split=None)
+
+
+def test_hidden_files_and_folders_are_ignored(tmp_path):
+    write_scene(tmp_path, "scene")
+    write_scene(tmp_path, ".trash/scene")
+    (tmp_path / "scene" / "image" / "._0000001.jpg").touch()
+    (tmp_path / "scene" / "depth_bfx" / "._0000007.png").touch()
+    assert load_depth_dataset(tmp_path, split=None).names == ["scene/image/0000001.jpg"]

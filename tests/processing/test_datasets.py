@@ -1,14 +1,26 @@
 """Folders of photographs with depth: both layouts, their splits, and what is wrong with a folder, said at once."""
 
 import csv
+import logging
 import os
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageOps, PngImagePlugin
+from transformers.utils.logging import warning_once
 
-from llm_mde.processing import DepthDataset, DepthSample, Intrinsics, RGBDFolder, write_depth_png
+from llm_mde.processing import (
+    DepthAugmentation,
+    DepthDataset,
+    DepthSample,
+    Intrinsics,
+    LLMMDEImageProcessor,
+    RGBDFolder,
+    write_depth_png,
+)
 from llm_mde.processing.datasets import REQUIRED_COLUMNS, median_depth
+from llm_mde.processing.depth_files import write_depth_npy
 
 
 def write_pair(root, stem, metres=1.0, size=(8, 6)):
@@ -71,12 +83,12 @@ def test_a_folder_is_a_dataset_with_subsets(indexed):
 def test_rows_are_chosen_by_split_and_dataset(indexed):
     assert RGBDFolder(indexed).names == ["rgb/1.png", "rgb/2.png"]
     assert RGBDFolder(indexed, split="val").names == ["rgb/3.png"]
-    assert RGBDFolder(indexed, dataset="home").names == ["rgb/2.png"]
+    assert RGBDFolder(indexed, dataset="home", check_units=False).names == ["rgb/2.png"]
     assert len(RGBDFolder(indexed, split=None)) == 3
 
 
 def test_invalid_raw_values_are_missing_and_an_unknown_camera_is_none(indexed):
-    sample = RGBDFolder(indexed, dataset="home")[0]
+    sample = RGBDFolder(indexed, dataset="home", check_units=False)[0]
     assert (sample.depth == 0).all()
     assert sample.intrinsics is None
 
@@ -108,13 +120,96 @@ def test_a_linked_file_is_inside_the_folder(tmp_path):
     assert (RGBDFolder(snapshot)[0].depth == 1).all()
 
 
-def test_an_exif_orientation_cannot_turn_the_photograph_away_from_its_depth(indexed):
+def exif_of(orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (8, 6)).save(indexed / "rgb" / "1.png", exif=exif)
-    image = RGBDFolder(indexed)[0].image
-    assert image.size == (8, 6)
-    assert 0x0112 not in image.getexif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def upright(array, orientation):
+    """An array as Pillow turns an image of this orientation."""
+    image = Image.fromarray(array)
+    image.getexif()[0x0112] = orientation
+    return np.array(ImageOps.exif_transpose(image))
+
+
+@pytest.mark.parametrize("is_upright", [False, True])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_is_turned_upright_and_its_depth_as_for_prediction(tmp_path, orientation, is_upright):
+    write_pair(tmp_path, "1")
+    photograph = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    path = tmp_path / "rgb" / "1.png"
+    Image.fromarray(photograph).save(path, exif=exif_of(orientation))
+    depth = np.arange(1, 49, dtype=np.float32).reshape(6, 8) / 8
+    depth = upright(depth, orientation) if is_upright else depth
+    write_depth_png(tmp_path / "depth" / "1.png", depth)
+    sample = RGBDFolder(tmp_path, split=None)[0]
+    assert np.array_equal(np.asarray(sample.image), upright(photograph, orientation))
+    expected = LLMMDEImageProcessor(do_resize=False)(path, depth, return_tensors="np")["labels"][0]
+    assert np.array_equal(sample.depth, expected)
+
+
+def as_text_of_png(path, photograph, key):
+    """Where files that went through other programs carry their orientation: XMP, or EXIF as ImageMagick writes it."""
+    text = PngImagePlugin.PngInfo()
+    if key == "xmp":
+        text.add_itxt("XML:com.adobe.xmp", '<rdf:Description tiff:Orientation="6"/>')
+    else:
+        raw = exif_of(6).tobytes()
+        text.add_text("Raw profile type exif", f"\nexif\n{len(raw):8}\n{raw.hex()}\n")
+    photograph.save(path, pnginfo=text)
+
+
+@pytest.mark.parametrize("key", ["xmp", "raw profile", "exif"])
+def test_an_augmented_sample_cannot_be_turned_once_more_by_metadata(tmp_path, key):
+    write_pair(tmp_path, "1")
+    path, photograph = tmp_path / "rgb" / "1.png", Image.new("RGB", (8, 6), (200, 100, 50))
+    if key == "exif":
+        photograph.save(path, exif=exif_of(6))
+    else:
+        as_text_of_png(path, photograph, key)
+    with Image.open(path) as stored:
+        assert stored.getexif()[0x0112] == 6
+    sample = RGBDFolder(tmp_path, split=None)[0]
+    assert sample.image.info == {}
+    assert sample.image.size == sample.depth.shape[::-1] == (6, 8)
+    changed = DepthAugmentation(flip=1.0, min_crop=1.0, grayscale=1.0)(sample, torch.Generator().manual_seed(0))
+    assert changed.image.getexif().get(0x0112, 1) == 1
+    inputs = LLMMDEImageProcessor(do_resize=False)(changed.image, changed.depth, return_tensors="pt")
+    assert inputs["pixel_values"].shape[-2:] == inputs["labels"].shape[-2:] == (8, 6)
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_a_camera_is_turned_with_photograph_and_depth(indexed, orientation):
+    """The pixel at the principal point stays there."""
+    photograph = np.zeros((6, 8, 3), np.uint8)
+    photograph[3, 1] = 255
+    Image.fromarray(photograph).save(indexed / "rgb" / "1.png", exif=exif_of(orientation))
+    write_index(indexed, [row("1", fx="500", fy="501", cx="1", cy="3")])
+    sample = RGBDFolder(indexed)[0]
+    assert (sample.intrinsics.fx, sample.intrinsics.fy) == (501, 500)
+    assert sample.image.getpixel((int(sample.intrinsics.cx), int(sample.intrinsics.cy))) == (255, 255, 255)
+
+
+def test_a_camera_of_an_unknown_grid_is_left_out_with_a_warning(indexed, caplog):
+    Image.new("RGB", (8, 6)).save(indexed / "rgb" / "1.png", exif=exif_of(6))
+    write_depth_png(indexed / "depth" / "1.png", np.ones((8, 6)))
+    warning_once.cache_clear()
+    with caplog.at_level(logging.WARNING, logger="llm_mde.processing.depth_readers"):
+        assert [RGBDFolder(indexed)[0].intrinsics for _ in range(2)] == [None, None]
+    assert ["turned upright" in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_depth_that_fits_a_turned_photograph_neither_way_is_refused_with_its_orientation(indexed):
+    Image.new("RGB", (8, 6)).save(indexed / "rgb" / "1.png", exif=exif_of(6))
+    write_depth_png(indexed / "depth" / "1.png", np.ones((4, 4)))
+    with pytest.raises(ValueError, match=r"6x8 \(turned upright by its EXIF orientation 6\) but .* is 4x4"):
+        RGBDFolder(indexed)[0]
+
+
+def test_transparent_pixels_lie_over_white_as_for_prediction(indexed):
+    Image.new("RGBA", (8, 6), (0, 0, 0, 0)).save(indexed / "rgb" / "1.png")
+    assert RGBDFolder(indexed)[0].image.getpixel((0, 0)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize(
@@ -206,6 +301,80 @@ def test_plain_folders_that_do_not_pair_are_refused(tmp_path):
     (tmp_path / "rgb" / "1.jpg").rename(tmp_path / "rgb" / "2.jpg")
     with pytest.raises(ValueError, match="1 names are in only one of rgb/ and depth/, the first '2'"):
         RGBDFolder(tmp_path)
+
+
+def test_depth_of_a_plain_folder_may_be_arrays_in_metres(tmp_path):
+    write_pair(tmp_path, "1", metres=2)
+    (tmp_path / "depth" / "1.png").unlink()
+    write_depth_npy(tmp_path / "depth" / "1.npy", np.full((6, 8), 2.5))
+    assert RGBDFolder(tmp_path, split=None)[0].depth[0, 0] == 2.5
+    assert RGBDFolder(tmp_path, split=None, depth_scale=2.0)[0].depth[0, 0] == 5
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "tif", "webp", "JPG"])
+def test_every_photograph_that_can_be_predicted_can_be_trained_on(tmp_path, suffix):
+    write_pair(tmp_path, "1")
+    (tmp_path / "rgb" / "1.png").unlink()
+    Image.new("RGB", (8, 6), (0, 0, 255)).save(tmp_path / "rgb" / f"1.{suffix}")
+    sample = RGBDFolder(tmp_path, split=None)[0]
+    assert sample.name == f"rgb/1.{suffix}"
+    assert sample.image.getpixel((3, 3))[2] > 250
+
+
+def test_pairs_may_lie_in_the_same_subfolders(tmp_path):
+    for scene, metres in [("room_10", 3), ("room_9", 2)]:
+        for folder in ("rgb", "depth"):
+            (tmp_path / folder / scene).mkdir(parents=True)
+        write_pair(tmp_path, f"{scene}/1", metres=metres)
+    folder = RGBDFolder(tmp_path, split=None)
+    assert folder.names == ["rgb/room_9/1.png", "rgb/room_10/1.png"]
+    assert [float(sample.depth[0, 0]) for sample in folder] == [2, 3]
+
+
+@pytest.mark.parametrize(("folder", "split"), [("val", "val"), ("validation", "val"), ("test", "test")])
+def test_parts_that_somebody_made_are_the_splits(tmp_path, folder, split):
+    for part, metres in [("train", 1), (folder, 2)]:
+        write_pair(tmp_path / part, "1", metres=metres)
+    assert RGBDFolder(tmp_path).names == ["train/rgb/1.png"]
+    assert RGBDFolder(tmp_path, split=split)[0].depth[0, 0] == 2
+    assert RGBDFolder(tmp_path, split=None).names == ["train/rgb/1.png", f"{folder}/rgb/1.png"]
+    with pytest.raises(ValueError, match=f"`split` is 'other', but .* has the parts train, {split}"):
+        RGBDFolder(tmp_path, split="other")
+
+
+def test_files_that_no_pair_takes_are_named_and_hidden_ones_are_not_looked_at(tmp_path):
+    write_pair(tmp_path, "1")
+    for hidden in ("._1.png", ".thumbnails/1.png"):
+        (tmp_path / "rgb" / hidden).parent.mkdir(exist_ok=True)
+        (tmp_path / "rgb" / hidden).write_bytes(b"")
+    assert RGBDFolder(tmp_path, split=None).names == ["rgb/1.png"]
+    (tmp_path / "depth" / "1.png").rename(tmp_path / "depth" / "1.exr")
+    with pytest.raises(ValueError, match=r"the first '1'; .* Ignored in depth/: 1 \.exr; it takes \.png, \.npy\.$"):
+        RGBDFolder(tmp_path)
+    (tmp_path / "rgb" / "1.png").rename(tmp_path / "rgb" / "1.heic")
+    with pytest.raises(ValueError, match=r"rgb/ holds no photograph .* Ignored in rgb/: 1 \.heic"):
+        RGBDFolder(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_depth_of_eight_bits_is_refused_with_a_way_that_a_plain_folder_has(tmp_path, mode):
+    write_pair(tmp_path, "1")
+    Image.new(mode, (8, 6)).save(tmp_path / "depth" / "1.png")
+    with pytest.raises(ValueError, match=f"mode {mode}, but depth/ takes PNGs of 16 bits .* index.csv"):
+        RGBDFolder(tmp_path, split=None)
+
+
+def test_a_digit_that_is_no_decimal_may_stand_in_a_name(tmp_path):
+    for stem in ("1", "1\u00b2"):
+        write_pair(tmp_path, stem)
+    assert RGBDFolder(tmp_path, split=None).names == ["rgb/1.png", "rgb/1\u00b2.png"]
+
+
+def test_a_folder_checks_its_units_unless_told_otherwise(tmp_path):
+    write_pair(tmp_path, "1", metres=5)
+    with pytest.raises(ValueError, match=r"median depth of 1 samples is 5000 m.*pass `check_units=False`"):
+        RGBDFolder(tmp_path, split=None, depth_scale=1)
+    assert RGBDFolder(tmp_path, split=None, depth_scale=1, check_units=False)[0].depth[0, 0] == 5000
 
 
 def sample_of(depth):

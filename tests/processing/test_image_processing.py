@@ -196,12 +196,22 @@ def test_without_rescaling_values_keep_their_range(image_processor):
         assert image_processor(image, **options)["pixel_values"].flatten().tolist() == pytest.approx(image.ravel())
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.1, 255.5])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.3, 1.7, 9.5, 255.5])
 def test_values_outside_the_range_of_images_are_refused(image_processor, value):
     image = np.zeros((4, 4, 3), dtype=np.float32)
     image[1, 2, 0] = value
     with pytest.raises(ValueError, match="`images` contains values from"):
         image_processor(image)
+
+
+def test_what_resampling_overshot_is_clipped_and_does_not_turn_the_image_black(image_processor):
+    image = np.array([[[0.5, 1.04, -0.04]]], dtype=np.float32)
+    assert_reads(image_processor, image, np.array([[[128, 255, 0]]], dtype=np.uint8))
+
+
+def test_dark_levels_as_floats_are_levels_if_they_are_whole_numbers(image_processor):
+    image = np.array([[[0.0, 2.0, 3.0]]], dtype=np.float32)
+    assert_reads(image_processor, image, image.astype(np.uint8))
 
 
 @pytest.mark.parametrize(

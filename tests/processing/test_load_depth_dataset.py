@@ -6,9 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+import transformers
 
 from llm_mde.processing import RGBDFolder, load_depth_dataset
 from llm_mde.processing.datasets import LAYOUTS, recognise_layout
+from llm_mde.processing.depth_readers import FilePair, rows_of_pairs
 from tests.processing.data_folders import index_row, write_index, write_pairs, write_photograph, write_raw
 
 
@@ -44,6 +46,7 @@ DRIVE = "2011_09_26_drive_0001_sync"
 @pytest.mark.parametrize(
     ("layout", "marks"),
     [
+        ("pairs", ["train/rgb/1.png", "train/depth/1.png", "val/rgb/1.png", "val/depth/1.png"]),
         ("nyu_raw", ["bedroom_0001/rgb/1.png", "bedroom_0001/depth/1.png"]),
         ("tum_rgbd", ["rgbd_dataset_freiburg1_xyz/rgb.txt", "rgbd_dataset_freiburg1_xyz/depth.txt"]),
         ("kitti", [f"data_depth_annotated/train/{DRIVE}/proj_depth/groundtruth/image_02/0000000005.png"]),
@@ -128,6 +131,27 @@ def test_the_loader_logs_the_report(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         load_depth_dataset(tmp_path, split=None)
     assert "median 3.00 m, 3.00 m to 3.00 m, 100.0% of the pixels measured (1 samples read)" in caplog.text
+
+
+def test_the_verbosity_of_transformers_shows_the_report(tmp_path, caplog):
+    write_pairs(tmp_path, ["1"], metres=3)
+    shown, before = logging.getLogger("transformers"), transformers.logging.get_verbosity()
+    shown.addHandler(caplog.handler)
+    try:
+        transformers.logging.set_verbosity_warning()
+        load_depth_dataset(tmp_path, split=None)
+        assert "median 3.00 m" not in caplog.text
+        transformers.logging.set_verbosity_info()
+        RGBDFolder(tmp_path, split=None)
+        assert "(pairs, None): median 3.00 m" in caplog.text
+    finally:
+        transformers.logging.set_verbosity(before)
+        shown.removeHandler(caplog.handler)
+
+
+def test_a_missing_file_of_any_layout_is_refused_without_naming_lists_that_it_lacks(tmp_path):
+    with pytest.raises(ValueError, match=r"1 of the files .* \(index\.csv, a split list\), take these out of it"):
+        rows_of_pairs(tmp_path, [FilePair("1", write_photograph(tmp_path / "1.png"), tmp_path / "1.npy")])
 
 
 def test_depth_that_cannot_be_metres_is_refused_unless_told_otherwise(tmp_path):

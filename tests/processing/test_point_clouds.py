@@ -10,6 +10,7 @@ from PIL import ExifTags, Image
 from llm_mde.processing import Intrinsics
 from llm_mde.processing.point_clouds import (
     back_project,
+    check_principal_point,
     intrinsics_from_exif,
     intrinsics_from_fov,
     read_ply,
@@ -42,6 +43,14 @@ def test_points_are_measured_pixels_row_by_row():
     depth = np.array([[1, 0, 2], [np.nan, 3, np.inf], [-1, 4, 5]], dtype=np.float32)
     assert back_project(depth, Intrinsics(1, 1, 0, 0))[:, 2].tolist() == [1, 2, 3, 4, 5]
     assert back_project(np.zeros((2, 2)), Intrinsics(1, 1, 0, 0)).shape == (0, 3)
+
+
+def test_a_principal_point_lies_between_the_outer_edges_of_the_outer_pixels():
+    for cx, cy in ((-0.5, -0.5), (79.5, 59.5), (40, 30)):
+        check_principal_point(Intrinsics(90, 90, cx, cy), width=80, height=60)
+    for cx, cy in ((-0.6, 30), (79.6, 30), (40, -0.6), (40, 59.6), (2016, 1512), (math.nan, 30)):
+        with pytest.raises(ValueError, match="outside the photograph of 80 x 60 pixels"):
+            check_principal_point(Intrinsics(90, 90, cx, cy), width=80, height=60)
 
 
 def test_points_project_back_onto_their_pixels():

@@ -81,6 +81,17 @@ def test_pretrained_weights_are_asked_for_and_kept(monkeypatch):
     assert (model.vision_tower.conv1.weight == 7).all()
 
 
+def test_pretrained_weights_see_the_colours_they_were_trained_with():
+    config = make_config(head_hidden_sizes=[32, 16, 16, 8, 8])
+    model = CNNForDepthEstimation(config, "resnet18", normalised_with=([0.5] * 3, [0.5] * 3))
+    seen = []
+    model.vision_tower.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    photograph = torch.rand(1, 3, 32, 32)
+    model.eval()(2 * photograph - 1)
+    mean, std = (torch.tensor(values)[:, None, None] for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    torch.testing.assert_close(seen[0], (photograph - mean) / std)
+
+
 @pytest.mark.parametrize(
     ("architecture", "sizes"), [("vit_tiny_patch16_224", [32, 16, 16, 8, 8]), ("resnet18", [16, 8, 8])]
 )

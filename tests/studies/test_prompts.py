@@ -6,6 +6,7 @@ import torch
 from PIL import ImageOps
 
 from llm_mde.processing import DepthCollator
+from llm_mde.studies.frames import RepeatedFrames
 from llm_mde.studies.prompts import (
     DEFAULT,
     FULL,
@@ -35,18 +36,18 @@ def test_each_photograph_gets_the_prompt_of_another_one(count, processor):
     frames = make_frames(count)
     own = prompts_of(processor, frames)
     assert len(set(own)) == count  # so that a prompt says whose it is
-    shuffled = ShuffledPrompts(frames, processor, seed=0)
+    shuffled = ShuffledPrompts(frames, processor=processor, seed=0)
     carried = [shuffled[index].image.info["prompt"] for index in range(len(shuffled))]
     assert sorted(carried) == sorted(own)
     assert all(mine != other for mine, other in zip(own, carried, strict=True))
-    again = ShuffledPrompts(frames, processor, seed=0)
+    again = ShuffledPrompts(frames, processor=processor, seed=0)
     assert carried == [again[index].image.info["prompt"] for index in range(count)]
     assert "prompt" not in frames[0].image.info
 
 
 def test_a_carried_prompt_is_what_the_model_reads_also_of_the_mirror_image(processor):
     frames = make_frames(3)
-    frame = ShuffledPrompts(frames, processor, seed=0)[1]
+    frame = ShuffledPrompts(frames, processor=processor, seed=0)[1]
     expected = processor.tokenizer(frame.image.info["prompt"])["input_ids"]
     reading = altered_processor(SHUFFLED, processor, "")
     for image in (frame.image, ImageOps.mirror(frame.image)):
@@ -59,16 +60,25 @@ def test_shuffling_reaches_through_augmentation_and_epochs(processor):
     from llm_mde.processing import DepthAugmentation
 
     augmented = AugmentedFrames(make_frames(4), DepthAugmentation(colour=2.0), seed=0)
-    shuffled = ShuffledPrompts(augmented, processor, seed=0)
+    shuffled = ShuffledPrompts(augmented, processor=processor, seed=0)
     first = [shuffled[index].image.info["prompt"] for index in range(4)]
     assert sorted(first) == sorted(prompts_of(processor, [augmented[index] for index in range(4)]))
     shuffled.set_epoch(1)
     assert first != [shuffled[index].image.info["prompt"] for index in range(4)]
 
 
+def test_a_repeated_frame_does_not_get_its_own_prompt_either(processor):
+    frames = make_frames(3)
+    own = prompts_of(processor, frames)
+    shuffled = ShuffledPrompts(RepeatedFrames(frames, 4), 3, processor=processor, seed=0)
+    carried = [shuffled[index].image.info["prompt"] for index in range(12)]
+    assert carried == 4 * carried[:3] and sorted(carried[:3]) == sorted(own)
+    assert all(mine != other for mine, other in zip(4 * own, carried, strict=True))
+
+
 def test_one_frame_cannot_exchange_its_prompt(processor):
     with pytest.raises(ValueError, match="`frames` has 1 frames"):
-        ShuffledPrompts(make_frames(1), processor, seed=0)
+        ShuffledPrompts(make_frames(1), processor=processor, seed=0)
 
 
 @pytest.mark.parametrize("variant", [FULL, *WITHOUT, WRONG])

@@ -9,11 +9,12 @@ import yaml
 
 import llm_mde.training
 from llm_mde.cli.data_arguments import DataArguments
+from llm_mde.evaluation import MedianDepthBaseline
 from llm_mde.processing import DepthAugmentation
-from llm_mde.studies import lora, reprogramming
+from llm_mde.studies import lora, prompts, reprogramming
 from llm_mde.studies.cnn import CNNForDepthEstimation
 from llm_mde.studies.few_shot import FewShotArguments
-from llm_mde.studies.runner import Workbench
+from llm_mde.studies.runner import Workbench, describe_loss
 from llm_mde.studies.surgery import remove_language_model
 from llm_mde.training import AugmentedFrames
 
@@ -147,22 +148,92 @@ def test_words_that_nothing_reads_are_not_trained(studied_base, studied_data):
 
 
 @pytest.mark.parametrize("pretrained", [False, True])
-def test_a_cnn_of_random_weights_learns_as_fast_as_elsewhere(pretrained, studied_base, studied_data, monkeypatch):
+def test_a_cnn_of_random_weights_is_optimised_as_such_and_has_the_loss_of_the_others(
+    pretrained, studied_base, studied_data, monkeypatch
+):
     wanted = []
 
-    def build(config, architecture, pretrained):  # there is no Hub to load from
-        wanted.append(pretrained)
+    def build(config, architecture, pretrained, normalised_with):  # there is no Hub to load from
+        wanted.append((pretrained, normalised_with))
         return CNNForDepthEstimation(config, architecture)
 
     monkeypatch.setattr(reprogramming, "CNNForDepthEstimation", build)
     bench = make_bench(studied_base, studied_data, reprogramming.ReprogrammingArguments, pretrained_cnn=pretrained)
     (row,) = reprogramming._train_cnn(bench, 0)
-    scratch, lora_recipe = recipe_of("from-scratch")["learning_rate"], recipe_of("lora")
-    as_pretrained = (lora_recipe["learning_rate"], lora_recipe["vision_learning_rate"])
-    assert rates()[:2] == (as_pretrained if pretrained else (scratch, scratch))
-    assert wanted == [pretrained]
+    chosen = recipe_of("lora" if pretrained else "from-scratch")
+    names = ("learning_rate", "vision_learning_rate", "language_learning_rate")
+    assert rates() == tuple(chosen.get(name) for name in names)
+    arguments = RecordingTrainer.last.args
+    assert (arguments.weight_decay, arguments.warmup_steps) == (chosen["weight_decay"], chosen["warmup_steps"])
+    images = bench.load()[1].image_processor
+    assert wanted == [(pretrained, (images.image_mean, images.image_std) if pretrained else None)]
     assert row["trained_parameters"] > 11e6
     assert ("pretrained" in row["variant"]) == pretrained
+    (whole,) = reprogramming._train_variant(bench, "LLM-MDE", 0)
+    assert row["loss"] == whole["loss"]
+    assert arguments.relative_start == RecordingTrainer.last.args.relative_start
+
+
+def test_runs_of_few_frames_see_as_many_frames_as_others(studied_base, studied_data):
+    bench = make_bench(studied_base, studied_data, max_steps=7, batch_size=4)
+    seen = {}
+    for shots in (2, 3, 8):
+        _, numbers = bench.train(*bench.load(), 0, data=bench.data_of(0, shots))
+        frames = RecordingTrainer.last.frames
+        assert len(frames) % 4 == 0 and numbers["num_train_frames"] == shots
+        names = [frames[index].name for index in range(len(frames))]
+        assert {names.count(name) for name in names} == {len(frames) // shots}
+        seen[shots] = numbers["frames_seen"]
+        if shots == 2:  # each copy draws its own augmentation
+            assert names[0] == names[2] and frames[0].image.tobytes() != frames[2].image.tobytes()
+    assert set(seen.values()) == {28}
+
+
+def test_a_trainer_meets_full_batches_alone(studied_base, studied_data, monkeypatch):
+    from llm_mde.training.trainer import DepthTrainer
+
+    sizes = []
+
+    class CountingTrainer(DepthTrainer):
+        def training_step(self, model, inputs, *args, **kwargs):
+            sizes.append(len(inputs["labels"]))
+            return super().training_step(model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(llm_mde.training, "DepthTrainer", CountingTrainer)
+    bench = make_bench(studied_base, studied_data, max_steps=4, batch_size=4)
+    _, numbers = bench.train(*bench.load(), 0, data=bench.data_of(0, 3))
+    assert sizes == 4 * [4] and numbers["frames_seen"] == sum(sizes)
+
+
+def test_the_loss_is_told_in_words(studied_base, studied_data):
+    config = make_bench(studied_base, studied_data).load()[0].config
+    config.variance_focus, config.relative_weight, config.loss_reduction = 0.15, 4.0, "image"
+    assert describe_loss(config) == "SILog (lambda 0.15, reduction image) + 4 x relative error"
+    assert describe_loss(config, 0.4).endswith("relative error, which counts after 40% of the steps")
+    config.relative_weight = 0.0
+    assert describe_loss(config, 0.4) == "SILog (lambda 0.15, reduction image)"
+    config.depth_estimation_type = "relative"
+    assert describe_loss(config) == "SILog (lambda 1, reduction image)"
+    bench = make_bench(None, studied_data, **SCRATCH)
+    model, numbers = bench.train(*bench.load(), 0)
+    recipe = recipe_of("from-scratch")
+    assert RecordingTrainer.last.args.relative_start == recipe["relative_start"]
+    assert model.config.relative_weight == recipe["relative_weight"]
+    assert numbers["loss"] == describe_loss(model.config, recipe["relative_start"])
+
+
+def test_medians_are_those_of_the_frames_a_seed_draws_and_of_the_pixels_that_count(studied_base, studied_data):
+    bench = make_bench(studied_base, studied_data, prompts.PromptsArguments, protocol_max_depth=3.5)
+    bench.data.shots = "2"
+    runs = [run for run in prompts.plan(bench) if run.name == "constants"]
+    assert [run.seed for run in runs] == bench.options.seeds == [0, 1, 2]
+    protocol = bench.options.chosen_protocol()
+    for run in runs:
+        few = bench.data_of(run.seed).load_train()
+        median = MedianDepthBaseline.fit(few, protocol=protocol)
+        assert median.depth != MedianDepthBaseline.fit(bench.data.load_train()).depth
+        (row,) = run.work()
+        assert row["abs_rel"] == bench.measure(predict=median)["abs_rel"]
 
 
 def test_lora_is_compared_with_the_recipes_of_the_other_methods(studied_base, studied_data):

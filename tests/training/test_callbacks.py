@@ -37,11 +37,19 @@ def test_panels_show_fixed_frames_after_each_evaluation(frames, tmp_path):
     assert list((tmp_path / "runs" / "panels").glob("events.out.tfevents*"))
 
 
-def test_other_processes_draw_nothing(frames, tmp_path):
-    callback = PanelCallback(frames[:1], processor=None)
-    callback.on_evaluate(
-        DepthTrainingArguments(output_dir=str(tmp_path)), TrainerState(is_world_process_zero=False), TrainerControl()
+def test_other_processes_predict_along_but_write_nothing(frames, tmp_path):
+    """Sharded weights are gathered by all processes together: if one predicted alone, it would wait for ever."""
+    pytest.importorskip("matplotlib")
+    model, processor = make_pair()
+    passes = []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    PanelCallback(frames[:2], processor).on_evaluate(
+        DepthTrainingArguments(output_dir=str(tmp_path)),
+        TrainerState(is_world_process_zero=False),
+        TrainerControl(),
+        model=model,
     )
+    assert len(passes) == 2
     assert not (tmp_path / "panels").exists()
 
 

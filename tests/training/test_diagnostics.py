@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
-from transformers import TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from llm_mde.training import DiagnosticsCallback, measure_health, prepare_for_training
 from llm_mde.training.diagnostics import SIGNATURES, attention_health, border_ratio
 from tests.conftest import make_pair
 from tests.training.conftest import make_frames
+from tests.training.test_trainer import make_trainer
 
 
 def test_uniform_attention_has_entropy_one_and_uses_all_prototypes():
@@ -91,6 +92,36 @@ def test_a_warning_comes_once_and_only_after_some_patience(frames, monkeypatch, 
     assert len(warnings) == 1
     assert "Inconsistent domains" in warnings[0]
     assert state.log_history[-1]["health_scale_bias"] > 1.25
+
+
+class Reporter(TrainerCallback):
+    """Stands where TensorBoard stands: before the callbacks of the user."""
+
+    def __init__(self):
+        self.logs = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.logs.append((state.global_step, dict(logs)))
+
+
+def test_reporters_see_the_health_of_each_evaluation_once(frames, tmp_path):
+    model, processor = make_pair()
+    reporter = Reporter()
+    trainer = make_trainer(
+        tmp_path,
+        model,
+        processor,
+        frames,
+        callbacks=[reporter, DiagnosticsCallback(processor, frames[:2], frames[:2])],
+        max_steps=2,
+        eval_strategy="steps",
+        eval_steps=1,
+    )
+    trainer.train()
+    seen = [(step, logs["health_scale_bias"]) for step, logs in reporter.logs if "health_scale_bias" in logs]
+    assert [step for step, _ in seen] == [1, 2]
+    kept = [entry for entry in trainer.state.log_history if "health_scale_bias" in entry]
+    assert [(entry["step"], entry["health_scale_bias"]) for entry in kept] == seen
 
 
 def test_a_healthy_model_has_a_range_for_every_number(frames):

@@ -59,6 +59,18 @@ def test_frames_in_memory_are_read_once():
     assert frames.reads == 1
 
 
+def test_filled_memory_is_shared_by_workers_of_every_epoch():
+    frame = DepthSample(Image.new("RGB", (64, 48)), np.ones((48, 64), np.float32), None, "a")
+    frames = CountingFrames([frame] * 3)
+    kept = FramesInMemory(frames, 24, 24)
+    kept.fill()
+    assert frames.reads == 3
+    frames.clear()  # a worker that read again would find nothing
+    loader = torch.utils.data.DataLoader(kept, batch_size=None, sampler=range(3), num_workers=1)
+    for _ in range(2):
+        assert [frame.image.size for frame in loader] == [(32, 24)] * 3
+
+
 def test_frames_in_memory_are_reduced_to_cover_the_size_and_their_camera_with_them():
     camera = Intrinsics(fx=50, fy=50, cx=31.5, cy=23.5)  # the centre of 64 x 48
     depth = np.arange(48 * 64, dtype=np.float32).reshape(48, 64)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from transformers import Trainer, TrainerCallback, set_seed
 
 from llm_mde import LLMMDEForDepthEstimation
 from llm_mde.evaluation import DepthMetrics
+from llm_mde.hub import write_adapter_folder, write_model_folder
 from llm_mde.processing import DepthAugmentation, DepthCollator
 from llm_mde.training import (
     AugmentedFrames,
@@ -19,6 +21,7 @@ from llm_mde.training import (
     parameter_groups,
     prepare_for_training,
 )
+from llm_mde.training import trainer as training_module
 from tests.conftest import make_pair
 from tests.training.conftest import make_frames
 
@@ -314,6 +317,78 @@ def test_evaluation_keeps_no_maps(tmp_path, monkeypatch):
     assert most <= 2
 
 
+def test_labels_keep_their_type_where_deepspeed_casts_floats(tmp_path, frames):
+    """10.01 m would become 10.0 m in bfloat16."""
+    model, processor = make_pair()
+    trainer = make_trainer(tmp_path, model, processor, frames)
+    plugin = SimpleNamespace(hf_ds_config=SimpleNamespace(dtype=lambda: torch.bfloat16))
+    trainer.accelerator = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin))
+    trainer.is_deepspeed_enabled = True
+    batch = DepthCollator(processor)(frames)
+    batch["labels"][0, 0, 0] = 10.01
+    prepared = trainer._prepare_inputs(batch)
+    assert prepared["pixel_values"].dtype == torch.bfloat16
+    assert prepared["labels"].dtype == torch.float32
+    assert torch.equal(prepared["labels"], batch["labels"])
+
+
+def test_prototypes_over_the_whole_vocabulary_are_not_sharded(tmp_path, frames, monkeypatch):
+    build = Trainer.create_accelerator_and_postprocess
+
+    def as_if_launched_with_fsdp(self):
+        build(self)
+        self.is_fsdp_enabled = True
+
+    monkeypatch.setattr(Trainer, "create_accelerator_and_postprocess", as_if_launched_with_fsdp)
+    model, processor = make_pair(prototype_parametrization="vocabulary")
+    with pytest.raises(ValueError, match="`prototype_parametrization` is 'vocabulary'"):
+        make_trainer(tmp_path, model, processor, frames)
+    make_trainer(tmp_path, model.convert_prototypes("compact"), processor, frames)
+
+
+@pytest.mark.parametrize(("reentrant", "finds"), [(False, True), (True, False)])
+def test_ddp_looks_for_weights_that_no_forward_uses(reentrant, finds, tmp_path, frames):
+    trainer = make_trainer(
+        tmp_path,
+        *make_pair(),
+        frames,
+        gradient_checkpointing=True,
+        gradient_checkpointing_kwargs={"use_reentrant": reentrant},
+    )
+    assert trainer.accelerator.ddp_handler.find_unused_parameters is finds
+
+
+def test_the_relative_weight_is_the_same_in_each_part_of_an_accumulated_step(tmp_path, frames):
+    model, processor = without_dropout(relative_weight=2.0)
+    seen = []
+    model.register_forward_pre_hook(lambda *_: seen.append(model.config.relative_weight))
+    options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 4}
+    make_trainer(tmp_path, model, processor, frames, relative_start=0.5, **options).train()
+    assert seen == pytest.approx([0, 0, 0, 0, 0.4, 0.4, 1.2, 1.2])
+    assert model.config.relative_weight == 2.0
+
+
+def test_an_interrupted_step_leaves_the_full_relative_weight(tmp_path, frames):
+    class Interrupt(TrainerCallback):
+        def on_substep_end(self, args, state, control, **kwargs):
+            raise KeyboardInterrupt
+
+    model, processor = make_pair(relative_weight=2.0)
+    options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 4}
+    trainer = make_trainer(tmp_path, model, processor, frames, callbacks=[Interrupt()], relative_start=0.5, **options)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert model.config.relative_weight == 2.0
+
+
+@pytest.mark.parametrize("relative_weight", [0.0, 1.0])
+def test_a_relative_start_without_a_weight_is_told(relative_weight, tmp_path, frames, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(training_module.logger, "warning", warnings.append)
+    make_trainer(tmp_path, *make_pair(relative_weight=relative_weight), frames, relative_start=0.5)
+    assert len(warnings) == (relative_weight == 0)
+
+
 def test_an_unknown_precision_is_refused(tmp_path):
     with pytest.raises(ValueError, match="`mixed_precision` is 'int8'"):
         make_arguments(tmp_path, mixed_precision="int8")
@@ -326,3 +401,22 @@ def test_a_trained_model_is_saved_and_loaded_whole(tmp_path, frames):
     trainer.save_model(str(tmp_path / "saved"))
     loaded = LLMMDEForDepthEstimation.from_pretrained(tmp_path / "saved")
     assert largest_difference(weights_of(loaded), weights_of(copy.deepcopy(model))) == 0
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_folder_written_from_a_state_dict_holds_the_weights_of_that_state_dict(method, tmp_path):
+    """As a sharded run writes it, where the model itself has only a part of its weights."""
+    model, processor = make_pair()
+    model = prepare_for_training(model, method)
+    write = write_adapter_folder if method == "lora" else write_model_folder
+    write(tmp_path / "plain", model, processor)
+    state_dict = weights_of(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    write(tmp_path / "given", model, processor, state_dict=state_dict)
+    plain, given = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("plain", "given")
+    )
+    assert plain == given
+    assert len(state_dict) == len(model.state_dict())  # the caller's dictionary is left as it was

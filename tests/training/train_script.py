@@ -1,4 +1,7 @@
-"""A short training run as its own program, for tests with several processes: `train_script.py OUTPUT BATCH_SIZE`."""
+"""A short training run as its own program, for tests with several processes: `train_script.py OUTPUT BATCH_SIZE`.
+
+With a third word, `dinov2`, on a vision encoder that has a weight no forward pass uses, with gradient checkpointing.
+"""
 
 import sys
 
@@ -8,6 +11,7 @@ from transformers import set_seed
 
 from llm_mde.processing import DepthAugmentation, DepthCollator
 from llm_mde.training import AugmentedFrames, DepthTrainer, DepthTrainingArguments, StreamingDepthMetrics
+from tests.modeling.test_encoders import VISION
 from tests.training.conftest import make_frames
 from tests.training.test_trainer import without_dropout
 
@@ -15,7 +19,8 @@ from tests.training.test_trainer import without_dropout
 def main() -> None:
     output, batch_size = sys.argv[1], int(sys.argv[2])
     torch.set_num_threads(1)
-    model, processor = without_dropout()
+    is_dinov2 = sys.argv[3:] == ["dinov2"]
+    model, processor = without_dropout(**({"vision_config": VISION["dinov2"]} if is_dinov2 else {}))
     set_seed(0)
     frames = make_frames(8)
     frames[3].depth[:] = 0  # one process gets a batch with hardly a label
@@ -29,6 +34,7 @@ def main() -> None:
             learning_rate=1e-2,
             optim="sgd",
             mixed_precision="no",
+            gradient_checkpointing=is_dinov2,
             eval_strategy="no",
             save_strategy="no",
             load_best_model_at_end=False,
