@@ -112,7 +112,7 @@ def run(arguments: Sequence[str]) -> None:
         "set, and writes metrics.json, per_image.csv, table.md, model-index.yaml and worst.png. Start it through "
         "`accelerate launch -m llm_mde.cli evaluate ...` for several processes.",
     )
-    from llm_mde.studies.report import public_command
+    from llm_mde.public_names import public_command
 
     evaluate(options, data_options, public_command(["llm-mde", "evaluate", *arguments]))
 

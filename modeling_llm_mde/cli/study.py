@@ -36,7 +36,7 @@ def run(arguments: Sequence[str]) -> None:
 
     from transformers import logging
 
-    from llm_mde.studies.report import public_command
+    from llm_mde.public_names import public_command
     from llm_mde.studies.runner import run_study
 
     logging.disable_progress_bar()

@@ -42,6 +42,7 @@ class RunArguments:
 def run(arguments: Sequence[str]) -> None:
     """`llm-mde train`: load, adapt, train, keep, measure."""
     from llm_mde.evaluation import get_protocol
+    from llm_mde.public_names import public_command
     from llm_mde.training.arguments import DepthTrainingArguments
     from llm_mde.training.run import FrameArguments, ModelArguments, train
 
@@ -85,7 +86,7 @@ def run(arguments: Sequence[str]) -> None:
         device=str(training_arguments.device),
         **baselines,
     )
-    evaluate(measure, eval_data_arguments)
+    evaluate(measure, eval_data_arguments, public_command(["llm-mde", "train", *arguments]))
     if training_arguments.process_index == 0:
         print(f"\nKept in {folder}", flush=True)
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from llm_mde.public_names import without_place
+
 from .evaluator import EvaluationResult
 from .metrics import BOUNDARY_METRIC
 
@@ -265,13 +267,6 @@ def make_folder(folder: str | Path) -> Path:
     return folder
 
 
-def without_place(value: Any) -> Any:
-    """A value as it was given, but of an absolute path, `.` or `..` the folder's name alone: results travel."""
-    if not isinstance(value, str) or not (Path(value).is_absolute() or Path(value).name in ("", "..")):
-        return value
-    return Path(os.path.abspath(value)).name
-
-
 def _name_of(source: str) -> str:
     """The last part of a folder or file that is here, and a Hub id whole."""
     return Path(os.path.abspath(source)).name if Path(source).exists() else without_place(source)
@@ -311,4 +306,4 @@ def _versions() -> dict[str, str]:
     return versions | {"python": platform.python_version()}
 
 
-__all__ = ["EvaluationReport", "EvaluationSetting", "make_folder", "without_place"]
+__all__ = ["EvaluationReport", "EvaluationSetting", "make_folder"]

@@ -3,8 +3,6 @@
 import csv
 import io
 import math
-import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -12,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from llm_mde.evaluation import METRIC_NAMES
 from llm_mde.evaluation.report import LOWER_OR_HIGHER
+from llm_mde.public_names import without_place
 
 from . import STUDIES
-from .run_log import Row, without_place, write_whole
+from .run_log import Row, write_whole
 
 if TYPE_CHECKING:
     from .runner import Study, Workbench
@@ -80,14 +79,6 @@ def write_report(
     }
     for name, content in contents.items():
         write_whole(folder / name, content)
-
-
-def public_command(words: list[str]) -> str:
-    """A command line as it was typed, but without the folders of this machine; a comment behind it says so."""
-    parts = [word.partition("=") if re.match(r"--\w+=", word) else ("", "", word) for word in words]
-    shortened = [f"{flag}{equals}{without_place(value)}" for flag, equals, value in parts]
-    comment = "" if shortened == list(words) else "  # absolute paths are shortened to their last part"
-    return f"{shlex.join(shortened)}{comment}"
 
 
 def _csv(study: "Study", lines: list[Line]) -> str:
@@ -280,4 +271,4 @@ def _draw_bars(axes, points: list[_Point]) -> None:
     axes.invert_yaxis()
 
 
-__all__ = ["Line", "aggregate", "public_command", "write_report"]
+__all__ = ["Line", "aggregate", "write_report"]

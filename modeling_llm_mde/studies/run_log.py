@@ -4,13 +4,14 @@ import hashlib
 import json
 import os
 import platform
-import re
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from llm_mde.public_names import without_place
 
 Row = dict[str, Any]  # "variant", where a study has it "at", the "loss" of a training, and numbers by name
 
@@ -107,25 +108,6 @@ def _add_content(digest: Any, file: Path) -> None:
             digest.update(block)
 
 
-def without_place(value: Any) -> Any:
-    """A name as it was given, but of an absolute path the last part alone, also in the settings behind the colon of
-    `path:name=value,...`: results travel, folders stay."""
-    if not isinstance(value, str):
-        return value
-    place, settings = split_settings(value)
-    if settings:
-        parts = (part.partition("=") for part in settings.split(","))
-        shortened = (f"{name}{sign}{without_place(setting)}" for name, sign, setting in parts)
-        return f"{without_place(place)}:{','.join(shortened)}"
-    return Path(value).name if Path(value).is_absolute() else value
-
-
-def split_settings(value: str) -> tuple[str, str]:
-    """The two sides of the colon in `path:name=value,...`; the second is empty where there are no settings."""
-    match = re.fullmatch(r"(.+?):(\w+=.*)", value, re.DOTALL)
-    return (match[1], match[2]) if match else (value, "")
-
-
 def write_whole(path: Path, content: bytes) -> None:
     """A file that is there whole or not at all."""
     unfinished = path.with_name(f".{path.name}.part")
@@ -171,8 +153,6 @@ __all__ = [
     "describe_device",
     "model_digest",
     "settings_of",
-    "split_settings",
     "versions",
-    "without_place",
     "write_whole",
 ]

@@ -19,9 +19,10 @@ from typing import Any, ClassVar
 
 from llm_mde.evaluation import EvaluationProtocol, MedianDepthBaseline, get_protocol
 from llm_mde.processing.depth_readers import FileReader
+from llm_mde.public_names import split_settings, without_place
 
 from .arguments import MethodStudyArguments
-from .run_log import Row, settings_of, split_settings, without_place
+from .run_log import Row, settings_of
 from .runner import MEDIAN, Run, Study, Workbench
 
 ALIGNED, ORACLE = "LLM-MDE, median aligned to each image", "median depth of the target (oracle)"

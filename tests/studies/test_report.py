@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from llm_mde.evaluation import get_protocol
-from llm_mde.studies.report import _draw_curves, _Point, aggregate, public_command, write_report
+from llm_mde.public_names import public_command
+from llm_mde.studies.report import _draw_curves, _Point, aggregate, write_report
 from llm_mde.studies.runner import Study
 
 ROWS = [

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from llm_mde.studies.run_log import RunLog, data_digest, model_digest, settings_of, versions, without_place
+from llm_mde.public_names import without_place
+from llm_mde.studies.run_log import RunLog, data_digest, model_digest, settings_of, versions
 
 SETTINGS = {"max_steps": 3, "model": "base"}
 ROWS = [{"variant": "LLM-MDE", "at": 2, "abs_rel": 0.25}]
