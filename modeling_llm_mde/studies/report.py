@@ -267,7 +267,8 @@ def _draw_bars(axes, points: list[_Point]) -> None:
         names = [str(at) for at in places]
     axes.set_yticks(heights, names)
     axes.tick_params(axis="y", length=0)
-    axes.margins(x=0.12, y=0.01)
+    axes.margins(y=0.01)
+    axes.set_xlim(0, 1.25 * max(point.ends[1] for point in points))  # room for the numbers
     axes.invert_yaxis()
 
 
