@@ -112,7 +112,8 @@ class LLMMDEDepthHead(nn.Module):
             if stride in image_features:
                 hidden = hidden + image_features[stride]
             hidden = self.blocks[stage](hidden)
-        return self.to_logits(F.relu(hidden)).squeeze(1)
+        # No ReLU here: nothing normalises what arrives, and of a few channels most would soon be 0 everywhere for good.
+        return self.to_logits(F.gelu(hidden)).squeeze(1)
 
 
 def resize_map(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
