@@ -1,12 +1,12 @@
 """From a name to a model that predicts: a folder or a Hub repository, with all weights or with an adapter alone."""
 
-import warnings
 from pathlib import Path
 
 import torch
 from transformers.utils import cached_file, logging
 
 from llm_mde import LLMMDEConfig, LLMMDEForDepthEstimation, LLMMDEProcessor
+from llm_mde.adapters_llm_mde import AdapterFiles
 
 logger = logging.get_logger(__name__)
 
@@ -39,8 +39,8 @@ def load_model_and_processor(
         adapter's if it was saved beside it, else the base's.
 
     Raises:
-        ValueError: If there is no such folder or repository, it holds another kind of model, weights are missing, the
-            adapter's base cannot be found, or there is no such device.
+        ValueError: If there is no such folder or repository, it holds another kind of model, weights are missing or
+            pickled, the adapter's base cannot be found or is another than it was made for, or there is no such device.
         ImportError: If `name_or_path` is an adapter and PEFT is not installed.
     """
     name, device = str(name_or_path), _device(device)
@@ -72,9 +72,12 @@ def _load_whole(name: str, revision: str | None, dtype: torch.dtype | str | None
             "saved to, or an adapter on one."
         )
     options = {} if dtype is None else {"dtype": dtype}
-    model, report = LLMMDEForDepthEstimation.from_pretrained(
-        name, revision=revision, output_loading_info=True, **options
-    )
+    try:
+        model, report = LLMMDEForDepthEstimation.from_pretrained(
+            name, revision=revision, output_loading_info=True, **options
+        )
+    except OSError as error:
+        raise ValueError(f"`name_or_path` is {name!r}, whose weights do not load: {error}") from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ValueError(
@@ -88,19 +91,18 @@ def _load_adapter(
     name: str, revision: str | None, dtype: torch.dtype | str | None
 ) -> tuple[LLMMDEForDepthEstimation, LLMMDEProcessor]:
     try:
-        from peft import PeftConfig, PeftModel
-        from peft.utils import SAFETENSORS_WEIGHTS_NAME
+        from peft import PeftModel
     except ImportError as error:
         raise ImportError(f"{name!r} is an adapter, which needs PEFT: pip install peft.") from error
 
-    peft_config = PeftConfig.from_pretrained(name, revision=revision)
-    base, base_revision = peft_config.base_model_name_or_path, peft_config.revision
+    adapter = AdapterFiles.find(name, revision=revision)
+    base, base_revision = adapter.config.get("base_model_name_or_path"), adapter.config.get("revision")
     if not base:
         raise ValueError(
             f"`name_or_path` is {name!r}, an adapter whose adapter_config.json has no `base_model_name_or_path`; "
             "write the folder or the Hub id of its base there."
         )
-    base = _find_base(base, Path(name))
+    base = find_base(base, Path(name))
     try:
         model = _load_whole(base, base_revision, dtype)
     except ValueError as error:
@@ -108,26 +110,15 @@ def _load_adapter(
             f"`name_or_path` is {name!r}, an adapter on the base {base!r} (`base_model_name_or_path` in its "
             f"adapter_config.json), which does not load: {error}"
         ) from error
-    weights = _find(name, SAFETENSORS_WEIGHTS_NAME, revision)
-    if weights is None:
-        raise ValueError(
-            f"`name_or_path` is {name!r}, an adapter without {SAFETENSORS_WEIGHTS_NAME}; save it with "
-            "`save_pretrained`, which writes that file. Pickled weights are not read."
-        )
-    with warnings.catch_warnings():
-        # An adapter that is loaded in part would predict, but not what it was trained to.
-        warnings.filterwarnings("error", message=".*missing adapter keys", category=UserWarning)
-        try:
-            adapted = PeftModel.from_pretrained(model, str(Path(weights).parent), config=peft_config)
-        except (KeyError, UserWarning) as error:  # a KeyError for modules that the adapter saved whole
-            raise ValueError(f"`name_or_path` is {name!r}, an adapter without some of its weights: {error}") from error
+    adapter.check_fits(model)
+    adapted = PeftModel.from_pretrained(model, str(adapter.folder))
     has_processor = _find(name, "processor_config.json", revision) is not None
     processor = _load_processor(name, revision) if has_processor else _load_processor(base, base_revision)
     # What the adapter saved whole is float32 or what it was trained in; the merged model has one type.
     return adapted.merge_and_unload().to(model.dtype), processor
 
 
-def _find_base(base: str, adapter: Path) -> str:
+def find_base(base: str, adapter: Path) -> str:
     """Where the base of an adapter lies now: as named, or beside the adapter."""
     if Path(base).is_dir():
         return base

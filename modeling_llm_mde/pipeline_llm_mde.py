@@ -11,8 +11,8 @@ from transformers.pipelines.depth_estimation import DepthEstimationPipeline
 class LLMMDEDepthEstimationPipeline(DepthEstimationPipeline):
     """
     Depth estimation with a prompt for each image. The stock pipeline loads only an image processor, so the model would
-    fall back to its default prompt; this one loads the whole processor. It travels with the weights, so that
-    `pipeline("depth-estimation", model=repo, trust_remote_code=True)` finds it.
+    fall back to its default prompt; this one loads the whole processor, and of an adapter its own. It travels with the
+    weights, so that `pipeline("depth-estimation", model=repo, trust_remote_code=True)` finds it.
 
     Example:
 
@@ -31,6 +31,11 @@ class LLMMDEDepthEstimationPipeline(DepthEstimationPipeline):
     _load_image_processor = False
     _load_feature_extractor = False
     _load_tokenizer = False
+
+    def __init__(self, model, *args, **kwargs):
+        if "processor" in kwargs:
+            kwargs["processor"] = _processor_of(model, kwargs["processor"])
+        super().__init__(model, *args, **kwargs)
 
     def __call__(self, inputs, **kwargs) -> dict | list[dict]:
         """
@@ -74,6 +79,30 @@ class LLMMDEDepthEstimationPipeline(DepthEstimationPipeline):
             "depth": _as_picture(predicted_depth),
             "prompt": model_outputs["prompt"][0],
         }
+
+
+def _processor_of(model, processor):
+    """The processor beside the adapter that the model was loaded by, where `pipeline` loaded that of its base.
+
+    It is read with the classes of the base's processor, so that no code of the adapter's repository is run.
+    """
+    adapter, options = getattr(model, "adapter_source", (None, {}))
+    if adapter is None:
+        return processor
+
+    def load(name, **options):
+        fields, _ = processor.get_processor_dict(name, **options)
+        parts = (processor.image_processor, processor.tokenizer)
+        return type(processor).from_args_and_dict(
+            [type(part).from_pretrained(name, **options) for part in parts], fields
+        )
+
+    try:
+        own = load(adapter, **options)
+    except OSError:  # the adapter brings none
+        return processor
+    # Another one than the base's has been chosen by the caller, and stays.
+    return own if processor.to_dict() == load(model.name_or_path).to_dict() else processor
 
 
 def _as_picture(depth: torch.Tensor) -> Image.Image:

@@ -1,13 +1,15 @@
 """Adapters around the parts that remember their result: adding, switching, disabling and merging show at once."""
 
 import copy
+import logging
 
 import pytest
 import torch
-import transformers
-from packaging import version
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, GPT2Config
 
-from tests.conftest import make_model
+from llm_mde.adapters_llm_mde import FINGERPRINT_KEY, base_fingerprint
+from tests.conftest import VOCAB_SIZE, make_model
 
 peft = pytest.importorskip("peft")
 
@@ -19,6 +21,29 @@ WHOLE_MODULES = {**LORA, "target_modules": ["self.query"], "modules_to_save": ["
 def depth_of(model, pixel_values) -> torch.Tensor:
     with torch.no_grad():
         return model(pixel_values=pixel_values).predicted_depth
+
+
+@pytest.fixture
+def adapters(tmp_path, pixel_values):
+    """Two adapter folders on `make_model()`, and the depth that each was trained to."""
+    depth = {}
+    for seed, name in enumerate(("indoor", "street")):
+        depth[tmp_path / name] = save_adapter(tmp_path / name, pixel_values, seed)
+    return depth
+
+
+def save_adapter(folder, pixel_values, seed=0, **model_overrides) -> torch.Tensor:
+    torch.manual_seed(seed)
+    base = make_model(**model_overrides)
+    fingerprint_of = copy.deepcopy(base.state_dict())
+    torch.manual_seed(seed)
+    trained = peft.get_peft_model(base, peft.LoraConfig(**WHOLE_MODULES)).eval()
+    perturb(trained, seed)
+    trained.save_pretrained(folder)
+    file = folder / "adapter_model.safetensors"
+    weights = load_file(file)
+    save_file(weights, file, metadata={"format": "pt", FINGERPRINT_KEY: base_fingerprint(fingerprint_of, weights)})
+    return depth_of(trained, pixel_values)
 
 
 def fresh_depth(model, pixel_values) -> torch.Tensor:
@@ -91,12 +116,7 @@ def test_loading_an_adapter_into_the_model_is_seen(pixel_values, tmp_path):
     trained.save_pretrained(tmp_path)
     model = make_model()
     before = depth_of(model, pixel_values)
-    try:
-        model.load_adapter(str(tmp_path))
-    except ValueError as error:
-        assert version.parse(transformers.__version__) < version.parse("5.23")
-        assert "PeftModel.from_pretrained" in str(error)
-        pytest.skip(f"Transformers {transformers.__version__} does not load modules that an adapter saved whole")
+    model.load_adapter(str(tmp_path))
     loaded = depth_of(model, pixel_values)
     assert (loaded - before).abs().max() > 1e-4
     torch.testing.assert_close(loaded, expected, rtol=0, atol=1e-5)
@@ -118,11 +138,187 @@ def test_an_adapter_from_disk_gives_the_same_depth(options, pixel_values, tmp_pa
 
 
 def test_an_adapter_does_not_carry_the_word_basis(tmp_path):
-    from safetensors.torch import load_file
-
     model = peft.get_peft_model(make_model(), peft.LoraConfig(**WHOLE_MODULES))
     model.save_pretrained(tmp_path)
     names = load_file(tmp_path / "adapter_model.safetensors")
     assert any("text_prototypes.weight" in name for name in names)
     assert not any("word_basis" in name for name in names)
     assert not model.base_model.model.word_basis.weight.requires_grad
+
+
+def test_several_adapters_live_on_one_model(adapters, pixel_values):
+    """The one loaded last is at work in every layer, also in the modules it saved whole."""
+    model = make_model()
+    without = depth_of(model, pixel_values)
+    for folder, expected in adapters.items():
+        model.load_adapter(str(folder), folder.name)
+        assert model.active_adapters() == [folder.name]
+        assert torch.equal(depth_of(model, pixel_values), expected)
+        assert not any(parameter.requires_grad for name, parameter in model.named_parameters() if folder.name in name)
+    indoor, street = adapters.values()
+    assert (indoor - street).abs().max() > 0.1
+    for name, expected in (("indoor", indoor), ("street", street), ("indoor", indoor)):
+        model.set_adapter(name)
+        assert torch.equal(depth_of(model, pixel_values), expected)
+        model.disable_adapters()
+        assert torch.equal(depth_of(model, pixel_values), without)
+        model.enable_adapters()
+        assert torch.equal(depth_of(model, pixel_values), expected)
+    model.delete_adapter("indoor")
+    assert list(model.peft_config) == ["street"]
+    model.set_adapter("street")
+    assert torch.equal(depth_of(model, pixel_values), street)
+    model.delete_adapter("street")
+    assert torch.equal(depth_of(model, pixel_values), without)
+    model.load_adapter(str(next(iter(adapters))), "indoor", is_trainable=True)
+    assert torch.equal(depth_of(model, pixel_values), indoor)
+    assert all(parameter.requires_grad for name, parameter in model.named_parameters() if ".indoor." in name)
+
+
+def test_loading_a_second_adapter_reports_nothing_missing(adapters, caplog):
+    """Transformers counts the weights of the first as missing, in a table of warnings."""
+    model = make_model()
+    transformers_logger = logging.getLogger("transformers")
+    transformers_logger.addHandler(caplog.handler)
+    for folder in adapters:
+        info = model.load_adapter(str(folder), folder.name)
+        assert not info.missing_keys
+        assert not info.unexpected_keys
+    transformers_logger.removeHandler(caplog.handler)
+    assert not [record for record in caplog.records if "LOAD REPORT" in record.getMessage()]
+
+
+def test_a_batch_of_two_equals_two_of_one_under_each_adapter(adapters, pixel_values):
+    model = make_model()
+    for folder in adapters:
+        model.load_adapter(str(folder), folder.name)
+    for folder, expected in adapters.items():
+        model.set_adapter(folder.name)
+        for row in range(2):
+            alone = depth_of(model, pixel_values[row : row + 1])
+            torch.testing.assert_close(alone, expected[row : row + 1], rtol=1e-5, atol=1e-5)
+
+
+def test_adapters_switch_after_a_change_to_bfloat16(adapters, pixel_values):
+    model = make_model()
+    for folder in adapters:
+        model.load_adapter(str(folder), folder.name)
+    model.to(torch.bfloat16)
+    for folder, expected in (*adapters.items(), *adapters.items()):
+        model.set_adapter(folder.name)
+        alone = make_model()
+        alone.load_adapter(str(folder), "alone")
+        depth = depth_of(model, pixel_values)
+        assert torch.equal(depth, depth_of(alone.to(torch.bfloat16), pixel_values))
+        torch.testing.assert_close(depth, expected, rtol=0.2, atol=0.1)
+
+
+def test_several_adapters_live_in_one_peft_model(adapters, pixel_values):
+    (indoor_folder, indoor), (street_folder, street) = adapters.items()
+    base = make_model()
+    without = depth_of(base, pixel_values)
+    model = peft.PeftModel.from_pretrained(base, str(indoor_folder), adapter_name="indoor").eval()
+    model.load_adapter(str(street_folder), "street")
+    for name, expected in (("indoor", indoor), ("street", street), ("indoor", indoor)):
+        model.set_adapter(name)
+        assert torch.equal(depth_of(model, pixel_values), expected)
+    with model.disable_adapter():
+        assert torch.equal(depth_of(model, pixel_values), without)
+    # Layers saved whole cannot be mixed.
+    with pytest.raises(ValueError, match="modules_to_save"):
+        model.add_weighted_adapter(["indoor", "street"], [0.5, 0.5], "both")
+    model.set_adapter("street")
+    model.delete_adapter("indoor")
+    assert torch.equal(depth_of(model, pixel_values), street)
+    torch.testing.assert_close(depth_of(model.merge_and_unload(), pixel_values), street, rtol=1e-5, atol=0)
+
+
+OTHER_MODELS = {
+    "prototypes": (
+        {"num_prototypes": 11},
+        r"'text_prototypes\.weight' is \(10, 32\) in the adapter and \(11, 32\) in the model; of its 15 weights 1 ",
+    ),
+    "deeper": (
+        {"text_config": {"num_hidden_layers": 3}},
+        r"'language_model\.encoder\.layer\.2\..*' is absent in the adapter and \(4, 32\) in the model",
+    ),
+    "shallower": (
+        {"text_config": {"num_hidden_layers": 1}},
+        r"'language_model\.encoder\.layer\.1\..*' is \(4, 32\) in the adapter and absent in the model",
+    ),
+    "another encoder": (
+        {"text_config": "gpt2"},
+        r"'language_model\.encoder\..*' is \(4, 32\) in the adapter and absent in",
+    ),
+    "other weights": ({}, "was trained on other weights than those of this model"),
+}
+
+
+def make_other_model(text_config=None, **overrides):
+    sizes = {"vocab_size": VOCAB_SIZE, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    if text_config == "gpt2":
+        config = GPT2Config(vocab_size=VOCAB_SIZE, n_embd=32, n_layer=2, n_head=2, n_positions=64)
+    else:
+        config = BertConfig(**sizes | (text_config or {}), intermediate_size=37, max_position_embeddings=64)
+    return make_model(text_config=config, **overrides)
+
+
+@pytest.mark.parametrize("has_another", [False, True], ids=["bare", "with-another-adapter"])
+@pytest.mark.parametrize(("overrides", "message"), OTHER_MODELS.values(), ids=OTHER_MODELS)
+def test_an_adapter_of_another_base_is_refused_and_leaves_no_trace(
+    overrides, message, has_another, adapters, tmp_path, pixel_values
+):
+    model = make_other_model(**overrides)
+    if not overrides:
+        with torch.no_grad():
+            model.vision_tower.layers[0].attention.q_proj.weight.add_(0.01)
+    if has_another:
+        torch.manual_seed(5)
+        another = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(**ON_PROJECTIONS))
+        another.save_pretrained(tmp_path / "another")
+        model.load_adapter(str(tmp_path / "another"), "another")
+    before, weights = depth_of(model, pixel_values), copy.deepcopy(model.state_dict())
+    listed = dict(getattr(model, "peft_config", {}))
+    folder = next(iter(adapters))
+    with pytest.raises(ValueError, match=message) as refusal:
+        model.load_adapter(str(folder), "indoor")
+    assert str(folder) in str(refusal.value)
+    assert torch.equal(depth_of(model, pixel_values), before)
+    assert getattr(model, "peft_config", {}).keys() == listed.keys()
+    after = model.state_dict()
+    assert after.keys() == weights.keys()
+    assert all(torch.equal(after[name], weight) for name, weight in weights.items())
+
+
+def test_peft_names_both_shapes_of_an_adapter_for_another_number_of_prototypes(adapters):
+    with pytest.raises(RuntimeError, match=r"text_prototypes.*torch\.Size\(\[10, 32\]\).*torch\.Size\(\[11, 32\]\)"):
+        peft.PeftModel.from_pretrained(make_model(num_prototypes=11), str(next(iter(adapters))))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_base_is_known_again_in_every_type_and_under_other_adapters(dtype, adapters):
+    model = make_model().to(dtype)
+    for folder in adapters:
+        model.load_adapter(str(folder), folder.name)
+    assert list(model.peft_config) == ["indoor", "street"]
+
+
+def test_what_an_adapter_brings_does_not_count_as_its_base(adapters):
+    """The new layers of its base are replaced, so another training of them is the same base; not so an encoder."""
+    weights = load_file(next(iter(adapters)) / "adapter_model.safetensors")
+    model = make_model()
+    fingerprint = base_fingerprint(model.state_dict(), weights)
+    with torch.no_grad():
+        model.reprogramming.patch_query.weight.neg_()
+    assert base_fingerprint(model.state_dict(), weights) == fingerprint
+    with torch.no_grad():
+        model.depth_head.to_logits.weight.neg_()  # this one is the base's own
+    assert base_fingerprint(model.state_dict(), weights) != fingerprint
+
+
+def test_a_quantised_base_is_not_compared(adapters):
+    state = make_model().state_dict()
+    name = "vision_tower.layers.0.attention.q_proj.weight"
+    assert base_fingerprint(state | {name: state[name].to(torch.int8)}, []) is None
+    assert base_fingerprint(state | {name: state[name].to("meta")}, []) is None
+    assert base_fingerprint(state, []) is not None

@@ -1,0 +1,324 @@
+"""Adapters that come from outside: found without unpickling, and compared with the model before they touch it."""
+
+import copy
+import dataclasses
+import hashlib
+import importlib
+import json
+import os
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import cached_file, extract_commit_hash, find_adapter_config_file, is_peft_available, logging
+
+ADAPTER_CONFIG_NAME = "adapter_config.json"
+ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
+FINGERPRINT_KEY = "base_fingerprint"  # in the metadata of an adapter's safetensors file
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+_PEFT_PREFIX = "base_model.model."
+_SAMPLED_SIGNS = 2**16  # of each weight: an update of low rank turns some of them, and a large model stays quick
+
+
+def _peft():
+    # No import statement, which Transformers would read as: nobody loads this model without PEFT.
+    return importlib.import_module("peft")
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterFiles:
+    """An adapter on disk: its folder, its configuration, and of its weights names, shapes and metadata."""
+
+    name: str
+    folder: Path
+    config: dict
+    shapes: dict[str, tuple[int, ...]]
+    metadata: dict[str, str]
+
+    @classmethod
+    def find(cls, name: str | os.PathLike, **options) -> "AdapterFiles":
+        """
+        Looks an adapter up in a folder or on the Hub, and reads everything but its weights.
+
+        Args:
+            name (`str` or `PathLike`): Adapter folder or Hub id.
+            options: Of `HUB_OPTIONS`, for instance `revision`.
+
+        Raises:
+            OSError: If there is no adapter.
+            ValueError: If it has no weights in safetensors.
+        """
+        name, options = str(name), hub_options(options)
+        config = cached_file(name, ADAPTER_CONFIG_NAME, **options)
+        commit = extract_commit_hash(config, None)  # both files of one commit, also when a new one is being made
+        try:
+            weights = cached_file(name, ADAPTER_WEIGHTS_NAME, **options | ({"revision": commit} if commit else {}))
+        except OSError as error:
+            raise ValueError(
+                f"The adapter {name!r} has no {ADAPTER_WEIGHTS_NAME} that can be read; save it with "
+                "`save_pretrained`, which writes that file. Pickled weights are not read. "
+                f"({' '.join(str(error).split())})"
+            ) from error
+        with open(weights, "rb") as file:  # a safetensors file begins with the length of its header, which is JSON
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        metadata = header.pop("__metadata__", {})
+        shapes = {key.removeprefix(_PEFT_PREFIX): tuple(entry["shape"]) for key, entry in header.items()}
+        return cls(name, Path(weights).parent, json.loads(Path(config).read_text("utf-8")), shapes, metadata)
+
+    def check_fits(self, model: nn.Module) -> None:
+        """
+        Compares the adapter with a model that it is about to be put on, weight by weight; neither is changed.
+
+        Args:
+            model ([`LLMMDEForDepthEstimation`]): The model, possibly with other adapters already.
+
+        Raises:
+            ValueError: If a weight of either is not in the other or has another shape there, or if the adapter notes
+                that its base had other weights.
+        """
+        way_out = f"Load it on the base it was made for{self._base()}, or train another for this model."
+        expected, reason = self._expected_shapes(model)
+        names = expected.keys() | self.shapes.keys()
+        differing = [name for name in names if expected.get(name) != self.shapes.get(name)]
+        if differing:
+            # One that both have says more than one that only one has.
+            name = min(differing, key=lambda name: (name not in expected or name not in self.shapes, name))
+            here, there = (shapes.get(name, "absent") for shapes in (self.shapes, expected))
+            raise ValueError(
+                f"The adapter {self.name!r} does not fit this model: {name!r} is {here} in the adapter and {there} in "
+                f"the model; of its {len(self.shapes)} weights {len(differing)} differ. {way_out}"
+            ) from reason
+        noted = self.metadata.get(FINGERPRINT_KEY)
+        found = None if noted is None else base_fingerprint(model.state_dict(), self.shapes)
+        if found is not None and found != noted:
+            raise ValueError(
+                f"The adapter {self.name!r} was trained on other weights than those of this model "
+                f"({model.name_or_path!r}), and would predict nonsense. {way_out}"
+            )
+
+    def _base(self) -> str:
+        base, revision = self.config.get("base_model_name_or_path"), self.config.get("revision")
+        return (f", {base!r}" if base else "") + (f" at revision {revision!r}" if base and revision else "")
+
+    def _expected_shapes(self, model: nn.Module) -> tuple[dict[str, tuple[int, ...]], Exception | None]:
+        """Names and shapes that the file must have, from an empty model of the same configuration; PEFT's doubts."""
+        with torch.device("meta"):
+            skeleton = type(model)(copy.deepcopy(model.config))
+        config = _peft().PeftConfig.from_pretrained(str(self.folder))
+        config.init_lora_weights = True  # some of the other ways compute with the base's weights
+        try:
+            _peft().inject_adapter_in_model(config, skeleton, low_cpu_mem_usage=True)
+        except ValueError as error:  # there is no layer to adapt
+            return {name: shape for name, shape in self.shapes.items() if ".lora_" not in name}, error
+        state = _peft().get_peft_model_state_dict(skeleton, save_embedding_layers=False)
+        return {name.removeprefix(_PEFT_PREFIX): tuple(weight.shape) for name, weight in state.items()}, None
+
+
+def base_fingerprint(state_dict: Mapping[str, Tensor], adapter_weights: Collection[str]) -> str | None:
+    """
+    A hash of what an adapter leaves to its base, to tell later whether it is put on the same.
+
+    Signs are hashed, since they are the same in every floating type. The names of weights and their order are not, as
+    they differ between versions of Transformers.
+
+    Args:
+        state_dict (`Mapping[str, torch.Tensor]`): Weights of the base, of a `PeftModel` around it, or of a base with
+            adapters in it.
+        adapter_weights (`Collection[str]`): Names of the adapter's weights, as in its file.
+
+    Returns:
+        `str`: SHA-256 in hexadecimal, or `None` if weights are quantised, not here (on the meta device) or none.
+    """
+    brought = {name.removeprefix(_PEFT_PREFIX) for name in adapter_weights}
+    wrapped = {name.split(".base_layer.")[0] for name in state_dict if ".base_layer." in name}
+    digests = []
+    for name, weight in state_dict.items():
+        is_of_adapter = ".base_layer." not in name and not wrapped.isdisjoint(_modules_around(name))
+        if is_of_adapter or ".modules_to_save." in name:
+            continue
+        name = name.removeprefix(_PEFT_PREFIX).replace(".base_layer.", ".").replace(".original_module.", ".")
+        # The word basis follows from the word embeddings; vectors are few against the matrices around them.
+        if name in brought or name.startswith("word_basis.") or weight.ndim < 2:
+            continue
+        if weight.dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64) or weight.is_meta:
+            return None
+        signs = torch.signbit(weight.detach().flatten()[:: max(1, weight.numel() // _SAMPLED_SIGNS)])
+        digests.append(hashlib.sha256(signs.cpu().numpy().tobytes()).digest())
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest() if digests else None
+
+
+def _modules_around(name: str) -> list[str]:
+    """The modules that a weight is in: `["a", "a.b"]` for `"a.b.weight"`."""
+    return [name[:place] for place, letter in enumerate(name) if letter == "."]
+
+
+def at_pinned_base(config_class: type, name: str | os.PathLike | None, options: dict) -> tuple[str | None, dict]:
+    """
+    What to load where `from_pretrained` is given an adapter: its base, at the revision that the adapter names.
+
+    Transformers puts the adapter on the main branch of its base, or on the adapter's own revision, whatever
+    `adapter_config.json` says.
+
+    Args:
+        config_class (`type`): [`LLMMDEConfig`], as the model knows it.
+        name (`str` or `PathLike`): First argument of `from_pretrained`: an adapter or a model. An Auto class that was
+            given an adapter passes its base, and the adapter in `adapter_kwargs`.
+        options (`dict`): Its keyword arguments.
+
+    Returns:
+        `tuple[str, dict]`: The same two, for [`~PreTrainedModel.from_pretrained`] of Transformers.
+    """
+    adapter_options = dict(options.get("adapter_kwargs") or {})
+    adapter = adapter_options.get("_adapter_model_path")
+    is_named_by_auto_class = adapter is not None
+    if not is_named_by_auto_class:
+        adapter, adapter_options = name, hub_options(options) | adapter_options
+    if adapter is None or not is_peft_available() or os.path.isfile(os.path.join(adapter, "config.json")):
+        return name, options
+    file = find_adapter_config_file(str(adapter), **hub_options(adapter_options))
+    if file is None:
+        return name, options
+    named = json.loads(Path(file).read_text("utf-8"))
+    base, revision = named["base_model_name_or_path"], named.get("revision")
+    adapter_options |= {"_adapter_model_path": str(adapter), "revision": adapter_options.get("revision")}
+    options = options | {"adapter_kwargs": adapter_options}
+    if not is_named_by_auto_class:
+        return base, options | {"revision": revision}
+    config = options.get("config")
+    if revision is None or config is None:
+        return name, options
+    # The class has read the configuration already, of the wrong revision; what the caller changed in it is kept.
+    unchanged, pinned = (
+        config_class.from_pretrained(base, **hub_options(options | {"revision": commit}))
+        for commit in (options.get("revision"), revision)
+    )
+    unchanged = unchanged.to_dict()
+    for field, value in config.to_dict().items():
+        if value != unchanged.get(field):
+            setattr(pinned, field, getattr(config, field))
+    if config._attn_implementation is not None:  # which `to_dict` leaves out
+        options.setdefault("attn_implementation", config._attn_implementation)
+    options = {key: value for key, value in options.items() if key != "_commit_hash"}  # Transformers 5.17 goes by it
+    return name, options | {"config": pinned, "revision": revision}
+
+
+def hub_options(options: Mapping) -> dict:
+    """Those of some keyword arguments that say where on the Hub a file lies."""
+    return {key: options[key] for key in HUB_OPTIONS if options.get(key) is not None}
+
+
+class AdapterMixin:
+    """What [`PreTrainedModel`] does with adapters, where it falls short of them or of safetensors alone."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in Transformers, but reads safetensors alone, and an adapter's base at the revision that it names.
+
+        Raises:
+            OSError: If the weights are nowhere, or pickled.
+            ValueError: If `use_safetensors=False`, or an adapter does not fit its base.
+        """
+        _refuse_pickles(kwargs)
+        name, kwargs = at_pinned_base(cls.config_class, pretrained_model_name_or_path, kwargs)
+        try:
+            loaded = super().from_pretrained(name, *args, **kwargs | {"use_safetensors": True})
+        except OSError as error:
+            if "file named" not in str(error):  # something else than that there is none
+                raise
+            # Transformers goes on to advise `use_safetensors=False`.
+            raise OSError(
+                f"{str(name)!r} has no weights in safetensors that can be read; save the model with "
+                "`save_pretrained`, which writes them. Pickled weights are not read."
+            ) from error
+        adapter_options = kwargs.get("adapter_kwargs") or {}
+        if isinstance(loaded, cls) and "_adapter_model_path" in adapter_options:
+            # Transformers gives a pipeline the processor of the base; ours looks here for the adapter's.
+            loaded.adapter_source = adapter_options["_adapter_model_path"], hub_options(adapter_options)
+        return loaded
+
+    def load_adapter(self, peft_model_id: str | None = None, adapter_name: str | None = None, **kwargs):
+        """As in Transformers, but compares an adapter with the model before it changes anything.
+
+        Args:
+            peft_model_id (`str`): Adapter folder or Hub id. Its revision goes into `adapter_kwargs`.
+            adapter_name (`str`, *optional*, defaults to `"default"`): What to call it; several can live on one model.
+            kwargs: As in Transformers.
+
+        Raises:
+            OSError: If there is no adapter.
+            ValueError: If it does not fit the model, was made for other weights than the model's, or is pickled.
+        """
+        _refuse_pickles(kwargs)
+        if peft_model_id is None:
+            return super().load_adapter(peft_model_id, adapter_name, **kwargs)
+        load_config, adapter_options = kwargs.pop("load_config", None), kwargs.pop("adapter_kwargs", None) or {}
+        options = {} if load_config is None else hub_options(load_config.download_kwargs or {})
+        options |= adapter_options
+        if kwargs.pop("local_files_only", False):
+            options["local_files_only"] = True
+        adapter = AdapterFiles.find(peft_model_id, **options)
+        adapter.check_fits(self)
+
+        if load_config is not None:  # that of the base
+            kwargs["load_config"] = dataclasses.replace(load_config, download_kwargs={}, use_safetensors=True)
+        adapter_name = adapter_name or "default"
+        with _without_false_alarms():
+            loading_info = super().load_adapter(str(adapter.folder), adapter_name, **kwargs)
+        if any(f".modules_to_save.{adapter_name}." in name for name in loading_info.missing_keys):
+            # Transformers 5.17 does not load what an adapter saved whole.
+            weights = _peft().load_peft_weights(str(adapter.folder), device="cpu")
+            weights = {name.removeprefix(_PEFT_PREFIX): weight for name, weight in weights.items()}
+            _peft().set_peft_model_state_dict(self, weights, adapter_name)
+        # Every weight has been found in the file; Transformers misses those of other adapters in it.
+        loading_info.missing_keys, loading_info.unexpected_keys = set(), set()
+        # A second adapter is put to work in the layers it updates only, not for the modules it saved whole.
+        self.set_adapter(adapter_name)
+        if not kwargs.get("is_trainable", False):
+            for name, parameter in self.named_parameters():
+                if f".{adapter_name}." in f"{name}.":
+                    parameter.requires_grad_(False)
+        return loading_info
+
+    def enable_adapters(self) -> None:
+        """Undoes `disable_adapters`, also for the modules an adapter saved whole, which Transformers 5.23 forgets."""
+        super().enable_adapters()
+        for module in self.modules():
+            if hasattr(module, "modules_to_save") and hasattr(module, "original_module"):
+                module.enable_adapters(enabled=True)
+
+
+def _refuse_pickles(options: Mapping) -> None:
+    if options.get("use_safetensors") is False:
+        raise ValueError("`use_safetensors` is False, but pickled weights are not read; save them as safetensors.")
+
+
+@contextmanager
+def _without_false_alarms() -> Iterator[None]:
+    """Keeps back what Transformers and PEFT say of a second adapter: the weights of the first are reported missing."""
+    reporter = logging.get_logger("transformers.integrations.peft")
+
+    def is_no_report(record) -> bool:
+        return "LOAD REPORT" not in str(record.msg)
+
+    reporter.addFilter(is_no_report)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+            yield
+    finally:
+        reporter.removeFilter(is_no_report)
+
+
+__all__ = [
+    "ADAPTER_WEIGHTS_NAME",
+    "FINGERPRINT_KEY",
+    "AdapterFiles",
+    "AdapterMixin",
+    "at_pinned_base",
+    "base_fingerprint",
+    "hub_options",
+]
