@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,20 @@ def split_settings(value: str) -> tuple[str, str]:
     return (match[1], match[2]) if match else (value, "")
 
 
-def public_command(words: list[str]) -> str:
-    """A command line as it was typed, but without the folders of this machine; a comment behind it says so."""
+def public_command(words: Sequence[str]) -> str:
+    """A command line as it was typed, but without the folders of this machine, which a comment behind it says, and
+    with dots for what follows a flag such as `--hub_token`."""
+    words = _without_tokens(words)
     parts = [word.partition("=") if re.match(r"--\w+=", word) else ("", "", word) for word in words]
     shortened = [f"{flag}{equals}{without_place(value)}" for flag, equals, value in parts]
-    comment = "" if shortened == list(words) else "  # absolute paths are shortened to their last part"
+    comment = "" if shortened == words else "  # absolute paths are shortened to their last part"
     return f"{shlex.join(shortened)}{comment}"
+
+
+def _without_tokens(words: Sequence[str]) -> list[str]:
+    words = [re.sub(r"^(--\w*token)=.*", r"\1=...", word, flags=re.DOTALL) for word in words]
+    flags = ["", *words[:-1]]
+    return ["..." if re.fullmatch(r"--\w*token", flag) else word for flag, word in zip(flags, words, strict=True)]
 
 
 __all__ = ["public_command", "split_settings", "without_place"]

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import platform
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,16 @@ from llm_mde.public_names import without_place
 
 from .evaluator import EvaluationResult
 from .metrics import BOUNDARY_METRIC
+from .protocols import EvaluationProtocol
 
 if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
     from llm_mde import LLMMDEForDepthEstimation, LLMMDEProcessor
 
+METRICS_FILE = "metrics.json"
 LOWER_OR_HIGHER = "Lower is better, except for delta1-3 and boundary_f1."
+_SOURCES = ("model", "data", "train_data")  # fields of the setting that may name a folder
 
 
 @dataclass(frozen=True)
@@ -77,27 +82,55 @@ class EvaluationSetting:
 
 
 @dataclass(frozen=True)
+class StoredResult:
+    """Means, counts and intervals of an [`EvaluationResult`] whose rows are not there any more."""
+
+    protocol: EvaluationProtocol
+    metrics: dict[str, float]
+    stored_intervals: dict[str, tuple[float, float]]
+    per_image: tuple = ()
+
+    @classmethod
+    def from_dict(cls, protocol: EvaluationProtocol, stored: dict[str, Any]) -> "StoredResult":
+        """From what `EvaluationReport.to_dict` says of one column of its table."""
+        metrics = {name: _nan_if_none(value) for name, value in stored["metrics"].items()}
+        intervals = {name: tuple(map(_nan_if_none, limits)) for name, limits in stored["intervals"].items()}
+        return cls(protocol, metrics, intervals)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """What was measured."""
+        return tuple(self.stored_intervals)
+
+    def intervals(self, seed: int = 0, num_resamples: int = 1000) -> dict[str, tuple[float, float]]:
+        """Those that were computed when there were rows to draw from."""
+        return self.stored_intervals
+
+
+@dataclass(frozen=True)
 class EvaluationReport:
     """Results of a model and of what it is compared with, under one protocol.
 
     Args:
         setting ([`EvaluationSetting`]): What was measured on what.
-        result ([`EvaluationResult`]): The model's.
-        baselines (`dict[str, EvaluationResult]`): By name.
+        result ([`EvaluationResult`] or [`StoredResult`]): The model's.
+        baselines (`dict[str, EvaluationResult]`): By name; stored ones beside a stored one.
         seed (`int`, *optional*, defaults to 0): Of the bootstrap.
         num_resamples (`int`, *optional*, defaults to 1000): Of the bootstrap.
         command (`str`, *optional*): The command line that led here.
+        versions (`dict[str, str]`, *optional*): Of the libraries; by default those that are running.
 
     Raises:
         ValueError: If a baseline was measured with another protocol or on other images.
     """
 
     setting: EvaluationSetting
-    result: EvaluationResult
-    baselines: dict[str, EvaluationResult]
+    result: EvaluationResult | StoredResult
+    baselines: dict[str, EvaluationResult | StoredResult]
     seed: int = 0
     num_resamples: int = 1000
     command: str | None = None
+    versions: dict[str, str] | None = None
 
     def __post_init__(self):
         images = [row["name"] for row in self.result.per_image]
@@ -161,31 +194,78 @@ class EvaluationReport:
         conditions = "\n".join(f"- {name}: {value}" for name, value in self.conditions().items())
         return f"{self.table()}\n\n{LOWER_OR_HIGHER}\n\n{conditions}\n"
 
+    @classmethod
+    def from_dict(cls, stored: Any) -> "EvaluationReport":
+        """
+        The report that `to_dict` gave, without the rows of the images; folders have become names.
+
+        Raises:
+            ValueError: If something is missing or not what `to_dict` writes.
+        """
+        try:
+            setting, bootstrap = EvaluationSetting(**stored["setting"]), stored["bootstrap"]
+            names = stored.get("names") or {name: without_place(getattr(setting, name)) for name in _SOURCES}
+            cap = stored["protocol"]["max_depth"]
+            protocol = EvaluationProtocol(**stored["protocol"] | {"max_depth": math.inf if cap is None else cap})
+            baselines = stored["baselines"].items()
+            return cls(
+                replace(setting, **names),
+                StoredResult.from_dict(protocol, stored),
+                {name: StoredResult.from_dict(protocol, baseline) for name, baseline in baselines},
+                bootstrap["seed"],
+                bootstrap["num_resamples"],
+                stored.get("command"),
+                stored["versions"],
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"`stored` is not what `llm-mde evaluate` writes as {METRICS_FILE}: {type(error).__name__}: {error}"
+            ) from error
+
+    @classmethod
+    def read(cls, file: str | Path) -> "EvaluationReport":
+        """
+        Reads the `metrics.json` of an evaluation.
+
+        Raises:
+            ValueError: If it cannot be read, is no JSON, or holds something else.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(file).read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"`file` is {str(file)!r}, which is no result of an evaluation: {error}; `llm-mde evaluate` writes "
+                f"one as {METRICS_FILE}."
+            ) from error
+
     def to_dict(self) -> dict[str, Any]:
         """Everything but the rows of the images, as JSON can hold it: NaN is `None`."""
+        setting = self.setting
+        sources = {name: getattr(setting, name) for name in _SOURCES}
         return {
-            "setting": asdict(self.setting),
+            "setting": asdict(setting),
+            # As they may be published, which only this machine can tell from Hub ids.
+            "names": {name: source and name_of_source(source) for name, source in sources.items()},
             "protocol": self.result.protocol.to_dict(),
             **self._as_json(self.result),
             "baselines": {name: self._as_json(baseline) for name, baseline in self.baselines.items()},
             "bootstrap": {"level": 0.95, "seed": self.seed, "num_resamples": self.num_resamples},
             "command": self.command,
-            "versions": _versions(),
+            "versions": library_versions() if self.versions is None else self.versions,
         }
 
-    def model_index(self) -> list[dict[str, Any]]:
-        """The `model-index` of a model card on the Hub."""
+    def eval_results(self) -> list["EvalResult"]:
+        """Each metric of the model with its data and its protocol, as cards on the Hub hold it."""
         from huggingface_hub import EvalResult
-        from huggingface_hub.repocard_data import eval_results_to_model_index
 
         setting, protocol = self.setting, self.result.protocol
         label = protocol.name if protocol.comparable else f"{protocol.name}, not comparable"
-        dataset = setting.dataset or _name_of(setting.data)
+        dataset = setting.dataset or name_of_source(setting.data)
         metrics = self.result.metrics
         flags = {flag: without_place(value) for flag, value in setting.data_flags.items()}
         configuration = flags.pop("data_config", None)
         arguments = {"num_images": metrics["num_images"], "protocol": protocol.to_dict()}
-        results = [
+        return [
             EvalResult(
                 task_type="depth-estimation",
                 task_name="Monocular depth estimation",
@@ -202,7 +282,12 @@ class EvaluationReport:
             for name in self.result.metric_names
             if not math.isnan(metrics[name])
         ]
-        return eval_results_to_model_index(_name_of(setting.model).rpartition("/")[-1], results)
+
+    def model_index(self) -> list[dict[str, Any]]:
+        """The `model-index` of a model card on the Hub."""
+        from huggingface_hub.repocard_data import eval_results_to_model_index
+
+        return eval_results_to_model_index(name_of_source(self.setting.model).rpartition("/")[-1], self.eval_results())
 
     def write(self, folder: str | Path, worst: Image.Image | None = None) -> list[Path]:
         """Write `metrics.json`, `per_image.csv`, `table.md`, `model-index.yaml` and, given a picture, `worst.png`.
@@ -216,7 +301,7 @@ class EvaluationReport:
 
         folder = make_folder(folder)
         contents = {
-            "metrics.json": (json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n").encode(),
+            METRICS_FILE: (json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n").encode(),
             "per_image.csv": self._csv().encode(),
             "table.md": self.markdown().encode(),
             "model-index.yaml": yaml.safe_dump({"model-index": self.model_index()}, sort_keys=False).encode(),
@@ -267,7 +352,7 @@ def make_folder(folder: str | Path) -> Path:
     return folder
 
 
-def _name_of(source: str) -> str:
+def name_of_source(source: str) -> str:
     """The last part of a folder or file that is here, and a Hub id whole."""
     return Path(os.path.abspath(source)).name if Path(source).exists() else without_place(source)
 
@@ -289,7 +374,12 @@ def _none_if_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _versions() -> dict[str, str]:
+def _nan_if_none(value: Any) -> Any:
+    return math.nan if value is None else value
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what a number depends on, of Python, and of the extras that are installed."""
     import numpy
     import torch
     import transformers
@@ -306,4 +396,4 @@ def _versions() -> dict[str, str]:
     return versions | {"python": platform.python_version()}
 
 
-__all__ = ["EvaluationReport", "EvaluationSetting", "make_folder"]
+__all__ = ["EvaluationReport", "EvaluationSetting", "library_versions", "make_folder", "name_of_source"]

@@ -19,6 +19,7 @@ from .adapters import (
     prepare_for_training,
 )
 from .arguments import DepthTrainingArguments
+from .recording import describe_data, record_run
 
 if TYPE_CHECKING:
     from llm_mde import LLMMDEForDepthEstimation, LLMMDEProcessor
@@ -297,15 +298,20 @@ def train(
     data_arguments,
     arguments: DepthTrainingArguments,
     eval_data_arguments=None,
+    command: str | None = None,
+    recipe: str | None = None,
 ) -> Path:
     """
-    Trains, and leaves an adapter or a model with its learning curve in `arguments.output_dir`.
+    Trains, and leaves an adapter or a model in `arguments.output_dir`, with its learning curve and a record of how it
+    came about (`training.json`, see [`TrainingRecord`]).
 
     Args:
         model_arguments ([`ModelArguments`]), frame_arguments ([`FrameArguments`]): As `llm-mde train` takes them.
         data_arguments (`DataArguments`): With `load_train(seed)` and `load_eval()`.
         arguments ([`DepthTrainingArguments`]): The Trainer's.
         eval_data_arguments (`DataArguments`, *optional*): With the `load_eval()` of another set to measure with.
+        command (`str`, *optional*): The command line that led here, for the record.
+        recipe (`str`, *optional*): The recipe that the arguments come from, for the record.
 
     Returns:
         `Path`: The folder of the adapter (`adapter/`) or of the model (`model/`), loadable by `pipeline`.
@@ -320,6 +326,8 @@ def train(
     from transformers import EarlyStoppingCallback, set_seed
 
     from llm_mde.hub import write_adapter_folder, write_model_folder
+    from llm_mde.hub.cards import CardFacts
+    from llm_mde.hub.folders import commit_in_cache
     from llm_mde.processing import DepthCollator
 
     from .callbacks import MetresCallback, PanelCallback, learning_curve
@@ -335,7 +343,10 @@ def train(
         output_dir.mkdir(parents=True, exist_ok=True)
     set_seed(arguments.seed)
     train_frames = data_arguments.load_train(arguments.seed)
-    eval_frames = (eval_data_arguments or data_arguments).load_eval()
+    eval_data_arguments = eval_data_arguments or data_arguments
+    eval_frames = eval_data_arguments.load_eval()
+    data = describe_data(train_frames, data_arguments, "train")
+    eval_data = describe_data(eval_frames, eval_data_arguments, "eval")
     with arguments.main_process_first(local=False, desc="loading the base model"):
         is_main_process = arguments.process_index == 0
         model, processor = load_base(model_arguments, output_dir, checkpoint is not None, is_main_process)
@@ -354,11 +365,14 @@ def train(
             use_dora=model_arguments.use_dora,
             use_rslora=model_arguments.use_rslora,
         )
-        config.revision = None if Path(model.name_or_path).is_dir() else model_arguments.model_revision
+        revision = model_arguments.model_revision
+        if not Path(model.name_or_path).is_dir():
+            config.revision = commit_in_cache(model.name_or_path, revision) or revision
     model = prepare_for_training(model, model_arguments.method, config)
+    parameters = count_parameters(model)  # now: later they may be sharded
     if arguments.process_index == 0:
         print(f"train: {train_frames.report}\neval: {eval_frames.report}")
-        print(format_parameter_table(count_parameters(model)), flush=True)
+        print(format_parameter_table(parameters), flush=True)
 
     size = processor.image_processor.size
     few_frames, panel_frames = _some(train_frames, 8), _some(eval_frames, frame_arguments.num_panel_frames)
@@ -398,7 +412,7 @@ def train(
         compute_metrics=StreamingDepthMetrics(model.config.max_depth),
         callbacks=callbacks,
     )
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
     folder = output_dir / ("adapter" if config is not None else "model")
     state_dict = None
@@ -409,10 +423,25 @@ def train(
         (output_dir / "log_history.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
         trained = trainer.accelerator.unwrap_model(trainer.model)
+        record = record_run(
+            trainer,
+            model_arguments,
+            frame_arguments,
+            data=data,
+            eval_data=eval_data,
+            parameters=parameters,
+            processor=processor,
+            seconds=output.metrics["train_runtime"],
+            checkpoint=checkpoint,
+            command=command,
+            recipe=recipe,
+        )
+        record.write(output_dir)
+        card = CardFacts(training=record)
         if config is not None:
-            write_adapter_folder(folder, trained, processor, model_arguments.adapter_dtype, state_dict)
+            write_adapter_folder(folder, trained, processor, model_arguments.adapter_dtype, state_dict, card)
         else:
-            write_model_folder(folder, trained, processor, state_dict)
+            write_model_folder(folder, trained, processor, state_dict, card)
     trainer.accelerator.wait_for_everyone()
     return folder
 
