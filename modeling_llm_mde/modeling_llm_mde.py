@@ -19,10 +19,12 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
+from .adapters_llm_mde import AdapterMixin
 from .configuration_llm_mde import LLMMDEConfig
 from .depth_head_llm_mde import LLMMDEDepthHead, LLMMDEDepthLogits, map_to_tokens, resize_map, tokens_to_map
 from .loss_llm_mde import relative_loss, silog_loss
 from .pipeline_llm_mde import LLMMDEDepthEstimationPipeline  # noqa: F401 (so that saving copies it beside the weights)
+from .publishing_llm_mde import PublishingMixin
 from .reprogramming_llm_mde import (
     LLMMDEReprogramming,
     LLMMDETextPrototypes,
@@ -141,7 +143,7 @@ def largest_grid(grid: tuple[int, int], max_patches: int | None) -> tuple[int, i
     return max(candidates, key=lambda cells: cells[0] * cells[1])
 
 
-class LLMMDEPreTrainedModel(PreTrainedModel):
+class LLMMDEPreTrainedModel(PublishingMixin, AdapterMixin, PreTrainedModel):
     config_class = LLMMDEConfig
     base_model_prefix = "llm_mde"
     main_input_name = "pixel_values"
@@ -275,28 +277,6 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
             renamed = {old: name_of[id(tensor)] for old, tensor in saved.items() if id(tensor) in name_of}
             state_dict = {renamed.get(name, name): tensor for name, tensor in state_dict.items()}
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
-
-    def load_adapter(self, *args, **kwargs):
-        """As in Transformers, but refuses an adapter of which it would load only a part.
-
-        Raises:
-            ValueError: If modules the adapter saved whole stay as they were (Transformers 5.17 does not load them).
-        """
-        loading_info = super().load_adapter(*args, **kwargs)
-        lost = sorted(key for key in getattr(loading_info, "missing_keys", ()) if ".modules_to_save." in key)
-        if lost:
-            raise ValueError(
-                f"`load_adapter` did not load {len(lost)} weights, the first {lost[0]!r}, which the adapter saved "
-                "whole; use `PeftModel.from_pretrained(model, adapter)`, or update transformers."
-            )
-        return loading_info
-
-    def enable_adapters(self) -> None:
-        """Undoes `disable_adapters`, also for the modules an adapter saved whole, which Transformers 5.23 forgets."""
-        super().enable_adapters()
-        for module in self.modules():
-            if hasattr(module, "modules_to_save") and hasattr(module, "original_module"):
-                module.enable_adapters(enabled=True)
 
     @can_return_tuple
     def forward(

@@ -1,13 +1,18 @@
 """Processor of LLM-MDE: a photograph becomes pixel values and the prompt that goes with it."""
 
+import inspect
 import os
+import tempfile
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from itertools import count
+from pathlib import Path
 from typing import Any
 
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard, ModelCardData
+from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError, RevisionNotFoundError
 from torch import Tensor
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import ImageInput
@@ -239,10 +244,24 @@ class LLMMDEProcessor(ProcessorMixin):
         self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any
     ) -> list[str]:
         """Saves `processor_config.json`, the tokenizer's files and, for a registered class, the code of both."""
-        files = super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        hub_names = inspect.signature(_publish).parameters
+        for_hub = {name: kwargs.pop(name) for name in hub_names if push_to_hub and name in kwargs}
+        folder = Path(save_directory)
+        before = _times(folder)
+        files = super().save_pretrained(save_directory, False, **kwargs)
         # Saving leaves a note of the code's files, which loading does not; without it the two stay equal.
         vars(self).pop("auto_map", None)
+        if push_to_hub:
+            written = [file for file, time in _times(folder).items() if before.get(file) != time]
+            repo_id = for_hub.pop("repo_id", folder.resolve().name)
+            _publish(written, repo_id, **for_hub)
         return files
+
+    @wraps(ProcessorMixin.push_to_hub)
+    def push_to_hub(self, repo_id: str, *, max_shard_size: int | str | None = None, **kwargs: Any) -> CommitInfo:
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return _publish(sorted(Path(folder).glob("*")), repo_id, **kwargs)
 
     @property
     def unused_input_names(self) -> list[str]:
@@ -325,6 +344,70 @@ def _image_rows(images: ImageInput, num_images: int) -> list[int | None]:
     for sample in images:
         rows.extend([next(indices) for _ in flatten_inputs(sample, "images", 3)] if sample else [None])
     return rows
+
+
+def _times(folder: Path) -> dict[Path, int]:
+    """When each file of a folder was written."""
+    return {file: file.stat().st_mtime_ns for file in sorted(folder.glob("*")) if file.is_file()}
+
+
+def _publish(
+    files: Sequence[Path],
+    repo_id: str,
+    *,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    private: bool | None = None,
+    token: bool | str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    tags: str | Sequence[str] | None = None,
+) -> CommitInfo:
+    """One commit with these files; a new repository is hidden until it has them. The card is the model's business."""
+    api = HfApi(token=token)
+    if "/" not in repo_id:
+        repo_id = f"{api.whoami()['name']}/{repo_id}"
+    is_new = not create_pr and not api.repo_exists(repo_id)
+    show = False
+    if is_new:
+        # An organisation may have its own default for new repositories, which can then be seen while they are filled.
+        is_known = private is not None or api.whoami()["name"] == repo_id.split("/")[0]
+        hidden = True if is_known else None
+        api.create_repo(repo_id, private=hidden)
+        show = hidden and not private
+    branch = None if create_pr or (revision or "").startswith("refs/pr/") else revision
+    if branch is not None and not is_new:
+        api.create_branch(repo_id, branch=branch, exist_ok=True)
+    additions = [CommitOperationAdd(file.name, file) for file in files]
+    card = _tagged_card(api, repo_id, revision, [tags] if isinstance(tags, str) else list(tags or ()))
+    commit = api.create_commit(
+        repo_id,
+        [*additions, *([] if card is None else [CommitOperationAdd("README.md", str(card).encode())])],
+        commit_message=commit_message or "Upload processor",
+        commit_description=commit_description,
+        revision=None if is_new else revision,
+        create_pr=create_pr,
+    )
+    if branch is not None and is_new:  # which has the commit on its main branch, too: nobody can load an empty one
+        api.create_branch(repo_id, branch=branch, exist_ok=True)
+    if show:
+        api.update_repo_settings(repo_id, private=False)
+    return commit
+
+
+def _tagged_card(api: HfApi, repo_id: str, revision: str | None, tags: list[str]) -> ModelCard | None:
+    """The card with tags that it lacks, one that has nothing but tags where there is none, or `None` for no change."""
+    if not tags:
+        return None
+    try:
+        card = ModelCard.load(api.hf_hub_download(repo_id, "README.md", revision=revision))
+    except LocalEntryNotFoundError:  # no network: nobody knows
+        raise
+    except (EntryNotFoundError, RevisionNotFoundError):
+        card = ModelCard(f"---\n{ModelCardData(tags=[])}\n---\n")
+    known = card.data.tags or []
+    card.data.tags = list(dict.fromkeys([*known, *tags]))
+    return None if card.data.tags == known else card
 
 
 __all__ = ["LLMMDEProcessor", "LLMMDEProcessorKwargs"]

@@ -9,6 +9,7 @@ COMMANDS = {
     "evaluate": "measure a model with a named protocol, beside predictors that see no photograph",
     "predict": "write the depth of photographs, thousands of them, as PNG, NPY, pictures and point clouds",
     "study": "ask what the paper claims or leaves open, over several seeds: a table and a plot",
+    "publish": "put a model, an adapter or a Space on the Hub, with its card, as one commit",
     "demo": "train a small model for minutes and predict real photographs with it",
 }
 
