@@ -42,6 +42,8 @@ class RunArguments:
 def run(arguments: Sequence[str]) -> None:
     """`llm-mde train`: load, adapt, train, keep, measure."""
     from llm_mde.evaluation import get_protocol
+    from llm_mde.hub.cards import CardFacts, add_evaluations
+    from llm_mde.hub.publishing import push
     from llm_mde.public_names import public_command
     from llm_mde.training.arguments import DepthTrainingArguments
     from llm_mde.training.run import FrameArguments, ModelArguments, train
@@ -78,7 +80,16 @@ def run(arguments: Sequence[str]) -> None:
                 baselines |= {"train_data": data, "train_depth_scale": depth_scale}
         else:
             baselines = {"baselines": False}
-    folder = train(model_arguments, frame_arguments, data_arguments, training_arguments, eval_data_arguments)
+    command = public_command(["llm-mde", "train", *arguments])
+    folder = train(
+        model_arguments,
+        frame_arguments,
+        data_arguments,
+        training_arguments,
+        eval_data_arguments,
+        command=command,
+        recipe=recipe,
+    )
     measure = EvaluateArguments(
         model=str(folder),
         output=str(folder.parent / "evaluation"),
@@ -86,9 +97,22 @@ def run(arguments: Sequence[str]) -> None:
         device=str(training_arguments.device),
         **baselines,
     )
-    evaluate(measure, eval_data_arguments, public_command(["llm-mde", "train", *arguments]))
+    evaluate(measure, eval_data_arguments, command)
     if training_arguments.process_index == 0:
+        repo_id = training_arguments.hub_model_id or folder.parent.resolve().name
+        is_pushed = training_arguments.push_to_hub
+        add_evaluations(folder, CardFacts.from_run(folder.parent, repo_id=repo_id if is_pushed else None))
         print(f"\nKept in {folder}", flush=True)
+        if is_pushed:  # after the checkpoints: what is kept, and measured
+            push(
+                folder,
+                repo_id,
+                private=bool(training_arguments.hub_private_repo),
+                token=training_arguments.hub_token,
+                commit_message="End of training",
+                revision=training_arguments.hub_revision,
+                update=True,
+            )
 
 
 def _recipe_of(arguments: Sequence[str]) -> str:

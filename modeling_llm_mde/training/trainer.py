@@ -16,6 +16,7 @@ from .arguments import DepthTrainingArguments, parameter_groups
 from .callbacks import RelativeErrorCallback
 from .diagnostics import DiagnosticsCallback
 from .frames import EpochCallback
+from .publishing import PublishingTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -47,15 +48,17 @@ class StreamingDepthMetrics:
         return result
 
 
-class DepthTrainer(Trainer):
+class DepthTrainer(PublishingTrainer):
     """The stock Trainer with [`DepthTrainingArguments`]: each encoder its own learning rate.
 
     [`EpochCallback`] always takes part, [`RelativeErrorCallback`] where `relative_start` is above 0. Labels stay in
     the type they come in, and what a [`DiagnosticsCallback`] measures reaches every reporter. Several processes
-    (DDP) may train a model of which an encoder has weights that depth does not read, also with checkpointing.
+    (DDP) may train a model of which an encoder has weights that depth does not read, also with checkpointing. With
+    `push_to_hub`, see [`PublishingTrainer`], what is pushed loads at every moment.
 
     Raises:
-        ValueError: If `relative_start` is out of range, or weights are to be sharded (FSDP) that can not be.
+        ValueError: If `relative_start` is out of range, weights are to be sharded (FSDP) that can not be, or what is
+            to be pushed could not be loaded.
     """
 
     def __init__(self, model=None, args: TrainingArguments | None = None, **kwargs):
