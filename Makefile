@@ -4,14 +4,25 @@ VENV ?= .venv
 OLDEST ?= .venv-oldest
 DATA ?=
 OUTPUT ?= outputs/demo
+MODEL ?=
+SPACE ?= outputs/space
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test test-oldest lint clean
+.PHONY: demo space test test-oldest lint clean
 
 ## The demonstration: a small model, trained here for minutes, predicts real photographs. DATA=folder for your frames.
 demo: $(VENV)/demo.stamp
 	$(VENV)/bin/llm-mde demo $(if $(DATA),--data $(DATA)) --output $(OUTPUT)
+
+## The Space, at http://127.0.0.1:7860. MODEL=folder or Hub id; by default the demonstration's, which is trained first.
+space: $(VENV)/space.stamp $(if $(MODEL),,$(OUTPUT)/model)
+	rm -rf $(SPACE)
+	$(VENV)/bin/llm-mde publish space --model $(or $(MODEL),$(OUTPUT)/model) --output $(SPACE)
+	cd $(SPACE) && $(abspath $(VENV))/bin/python app.py
+
+$(OUTPUT)/model:
+	$(MAKE) demo
 
 ## The tests. LLM_MDE_DATA=folder runs those on real RGB-D frames as well.
 test: $(VENV)/dev.stamp

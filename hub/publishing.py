@@ -37,6 +37,7 @@ def push(
     revision: str | None = None,
     create_pr: bool = False,
     update: bool = False,
+    tag: str | None = None,
 ) -> str:
     """
     Publishes a model, an adapter or a Space: checks its folder (see [`check_folder`]), uploads it as one commit and
@@ -56,6 +57,7 @@ def push(
         create_pr (`bool`, *optional*, defaults to `False`): Whether to propose the commit to an existing repository.
         update (`bool`, *optional*, defaults to `False`): Whether a repository that exists gets a new commit. Weights,
             code and configuration that it has and the folder lacks are removed with it; all else stays.
+        tag (`str`, *optional*): Name of this version, such as `"v1"`, to pin with `revision`; a new one.
 
     Returns:
         `str`: Address of the repository, or of the pull request.
@@ -73,6 +75,7 @@ def push(
         revision=revision,
         create_pr=create_pr,
         update=update,
+        tag=tag,
     )
     url = commit.pr_url or str(commit.repo_url)
     print(url, flush=True)
@@ -89,13 +92,16 @@ def commit_folder(
     revision: str | None = None,
     create_pr: bool = False,
     update: bool = False,
+    tag: str | None = None,
 ) -> CommitInfo:
     """As [`push`], but prints nothing and returns the commit."""
     _check_name(repo_id)
     token = _usable_token(token)
+    if tag is not None and create_pr:
+        raise ValueError(f"`tag` is {tag!r} with `create_pr`: a proposal is no version yet; leave one of them out.")
     kind = check_folder(folder, token)
     repo_type = "space" if kind == "space" else "model"
-    repo_id = check_repository(repo_id, repo_type, token=token, update=update or create_pr)
+    repo_id = check_repository(repo_id, repo_type, token=token, update=update or create_pr, tag=tag)
     api = HfApi(token=token)
     with _in_one_line(api, repo_id, NOTHING_SENT):
         if kind == "adapter":
@@ -111,10 +117,18 @@ def commit_folder(
             revision=revision,
             create_pr=create_pr,
             delete_patterns=STALE_IN_SPACE if kind == "space" else STALE,
+            tag=tag,
         )
 
 
-def check_repository(repo_id: str, repo_type: str = "model", *, token: str | None = None, update: bool = False) -> str:
+def check_repository(
+    repo_id: str,
+    repo_type: str = "model",
+    *,
+    token: str | None = None,
+    update: bool = False,
+    tag: str | None = None,
+) -> str:
     """
     Refuses a repository to which [`push`] could not go, before there is anything to send. Changes nothing.
 
@@ -123,12 +137,13 @@ def check_repository(repo_id: str, repo_type: str = "model", *, token: str | Non
         repo_type (`str`, *optional*, defaults to `"model"`): `"model"` or `"space"`.
         token (`str`, *optional*): By default that of `HF_TOKEN` or `hf auth login`.
         update (`bool`, *optional*, defaults to `False`): Whether it may exist.
+        tag (`str`, *optional*): What must not be a version of it yet.
 
     Returns:
         `str`: `user/name`.
 
     Raises:
-        ValueError: If it exists, there is no token or a wrong one, or the Hub cannot be reached.
+        ValueError: If it or the tag exists, there is no token or a wrong one, or the Hub cannot be reached.
     """
     _check_name(repo_id)
     api = HfApi(token=_usable_token(token))
@@ -138,6 +153,11 @@ def check_repository(repo_id: str, repo_type: str = "model", *, token: str | Non
             raise ValueError(f"`repo_id` is {repo_id!r} and the Hub does not say whose token this is; give user/name.")
         repo_id = repo_id if "/" in repo_id else f"{user}/{repo_id}"
         is_taken = not update and _is_taken(api, repo_id, repo_type)
+        has_tag = tag is not None and api.revision_exists(repo_id, tag, repo_type=repo_type)
+    if has_tag:
+        raise ValueError(
+            f"`tag` is {tag!r}, a version of {repo_id!r} that exists and stays what it is; choose another."
+        )
     if is_taken:
         raise ValueError(
             f"`repo_id` is {repo_id!r}, a {repo_type} that exists; choose another name, or pass `update=True` "

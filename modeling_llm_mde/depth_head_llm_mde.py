@@ -112,7 +112,7 @@ class LLMMDEDepthHead(nn.Module):
             if stride in image_features:
                 hidden = hidden + image_features[stride]
             hidden = self.blocks[stage](hidden)
-        # No ReLU here: nothing normalises what arrives, and of a few channels most would soon be 0 everywhere for good.
+        # No ReLU here: nothing normalises what arrives, and of a few channels most would be 0 everywhere, for good.
         return self.to_logits(F.gelu(hidden)).squeeze(1)
 
 

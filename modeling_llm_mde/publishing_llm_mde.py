@@ -106,6 +106,7 @@ def publish_folder(
     ignore_patterns: Sequence[str] | None = None,
     delete_patterns: Sequence[str] | None = None,
     readme: str | None = None,
+    tag: str | None = None,
 ) -> CommitInfo:
     """
     Uploads a folder as one commit. A repository that is not there yet is made hidden and shown when the commit is in
@@ -129,6 +130,7 @@ def publish_folder(
         allow_patterns, ignore_patterns (`Sequence[str]`, *optional*): As in `huggingface_hub.HfApi.upload_folder`.
         delete_patterns (`Sequence[str]`, *optional*): As there, but one without a slash means files on top only.
         readme (`str`, *optional*): README.md of the commit, instead of the folder's.
+        tag (`str`, *optional*): Another name for the commit, which stays with it; not with `create_pr`.
 
     Returns:
         `huggingface_hub.CommitInfo`: Where the commit is.
@@ -178,6 +180,8 @@ def publish_folder(
     )
     if branch is not None and is_new:
         api.create_branch(**where, branch=branch, exist_ok=True)
+    if tag is not None:
+        api.create_tag(**where, tag=tag, revision=commit.oid)
     if show:
         _show(api, where)
     return commit

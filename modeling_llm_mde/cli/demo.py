@@ -3,22 +3,21 @@
 import argparse
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from llm_mde.demonstration import MAX_DEPTH, NUM_ROOMS, STEPS, render_rooms, train_demonstration_model
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
     from llm_mde.processing import RGBDFolder
-
-NUM_SCENES = 200
-HEIGHT, WIDTH = 96, 128
-MAX_DEPTH = 10.0
-BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
@@ -40,50 +39,36 @@ def run(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--data", type=Path, help="folder of RGB-D frames (index.csv, or rgb/ and depth/)")
     parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="where results go (%(default)s)")
-    parser.add_argument("--steps", type=int, default=600, help="training steps of 8 images (%(default)s)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="training steps of 8 images (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of scenes, weights and order (%(default)s)")
     options = parser.parse_args(arguments)
     if options.steps < 1:
         raise ValueError(f"`--steps` is {options.steps}; give at least 1.")
     import numpy as np
-    from transformers import logging, set_seed
+    from transformers import logging
 
-    from llm_mde.evaluation import MedianDepthBaseline, evaluate_depth
-    from llm_mde.hub import write_model_folder
-    from llm_mde.processing import RGBDFolder, median_depth
-    from llm_mde.training import compose_small_model
+    from llm_mde.processing import RGBDFolder
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     started = time.monotonic()
     output: Path = options.output
     output.mkdir(parents=True, exist_ok=True)
-    data = options.data or _render_rooms(output / "rendered_rooms", options.seed)
-    train_frames, val_frames = RGBDFolder(data, split="train"), RGBDFolder(data, split="val")
-    print(f"{len(train_frames)} frames to train on and {len(val_frames)} to measure with, from {data}", flush=True)
-
-    set_seed(options.seed)
-    model, processor = compose_small_model(HEIGHT, WIDTH, MAX_DEPTH)
-    print(f"A small LLM-MDE of {model.num_parameters() / 1e6:.1f} M weights, random so far. Training:", flush=True)
-    training_started = time.monotonic()
-    train(model, processor, train_frames, options.steps, options.seed)
-    training_seconds = time.monotonic() - training_started
-
-    def measure(model=None, processor=None, predict=None) -> dict[str, float]:
-        result = evaluate_depth(model, processor, val_frames, with_boundaries=False, progress=False, predict=predict)
-        return result.metrics
-
-    median = median_depth(train_frames)
-    metrics = {
-        f"the {MedianDepthBaseline(median).name}, everywhere": measure(predict=MedianDepthBaseline(median)),
-        f"LLM-MDE after {training_seconds:.0f} s of training": measure(model, processor),
-    }
-    print(f"\nOn the {len(val_frames)} frames it has not seen (depth up to {MAX_DEPTH:g} m):")
+    data = options.data or _render_rooms(output / f"rendered_rooms_{NUM_ROOMS}_{options.seed}", options.seed)
+    with tempfile.TemporaryDirectory(prefix=".model-", dir=output) as scratch:
+        trained = train_demonstration_model(
+            Path(scratch, "model"), data, steps=options.steps, seed=options.seed, on_message=partial(print, flush=True)
+        )
+        shutil.rmtree(output / "model", ignore_errors=True)
+        folder = trained.folder.rename(output / "model")
+    about = [trained.record.write(output), *trained.report.write(output / "evaluation")]
+    result, median = trained.report.result, trained.median_depth
+    metrics = {f"the {name}, everywhere": each.metrics for name, each in trained.report.baselines.items()}
+    metrics[f"LLM-MDE after {trained.record.seconds:.0f} s of training"] = result.metrics
+    print(f"\nOn the {len(result.per_image)} frames it has not seen (depth up to {MAX_DEPTH:g} m):")
     print(_as_table(metrics), flush=True)
 
-    shutil.rmtree(output / "model", ignore_errors=True)
-    folder = write_model_folder(output / "model", model, processor)
-    photographs = _real_photographs(val_frames if options.data else None)
+    photographs = _real_photographs(RGBDFolder(data, split="val") if options.data else None)
     predictions = _predict_from_folder(folder, photographs)
     written = _write_results(output, photographs, predictions)
     metrics_of_photographs = {}
@@ -96,11 +81,15 @@ def run(arguments: Sequence[str]) -> None:
             metrics_of_photographs[f"{photograph.name}: LLM-MDE"] = _metrics_of_one(depth, photograph.depth)
     print("\nReal photographs with measured depth:")
     print(_as_table(metrics_of_photographs))
-    report = {"validation": metrics, "photographs": metrics_of_photographs, "training_seconds": training_seconds}
+    report = {
+        "validation": metrics,
+        "photographs": metrics_of_photographs,
+        "training_seconds": trained.record.seconds,
+    }
     (output / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
 
     print(f"\nPrompt for {photographs[0].name}: {predictions[0][1]}")
-    print("\nWritten:", *(f"  {path}" for path in [*written, output / "metrics.json", folder]), sep="\n")
+    print("\nWritten:", *(f"  {path}" for path in [*written, output / "metrics.json", *about, folder]), sep="\n")
     print(
         f"\nDone in {time.monotonic() - started:.0f} s. This is a demonstration: a model of this size, trained for "
         "minutes from random weights, shows that every part works and in metres. For depth you can rely on, start "
@@ -108,48 +97,13 @@ def run(arguments: Sequence[str]) -> None:
     )
 
 
-def train(model, processor, frames: "RGBDFolder", steps: int, seed: int) -> None:
-    """The Trainer on augmented frames: AdamW with the paper's cosine schedule."""
-    import tempfile
-
-    from llm_mde.processing import DepthAugmentation, DepthCollator
-    from llm_mde.training import AugmentedFrames, DepthTrainer, DepthTrainingArguments, FramesInMemory
-
-    size = processor.image_processor.size
-    frames = FramesInMemory(frames, 2 * size["height"], 2 * size["width"])
-    with tempfile.TemporaryDirectory() as scratch:
-        arguments = DepthTrainingArguments(
-            output_dir=scratch,
-            max_steps=steps,
-            per_device_train_batch_size=BATCH_SIZE,
-            learning_rate=1e-3,
-            weight_decay=0.05,
-            logging_steps=max(1, steps // 10),
-            eval_strategy="no",
-            save_strategy="no",
-            load_best_model_at_end=False,
-            seed=seed,
-        )
-        DepthTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=AugmentedFrames(frames, DepthAugmentation(), seed),
-            data_collator=DepthCollator(processor),
-        ).train()
-    model.eval()
-
-
 def _render_rooms(root: Path, seed: int) -> Path:
     from tqdm.auto import tqdm
 
-    from llm_mde.processing.rendered_scenes import render_scenes
-
-    root = root.with_name(f"{root.name}_{NUM_SCENES}_{seed}")
     if (root / "index.csv").exists():
         return root
-    shutil.rmtree(root, ignore_errors=True)
-    with tqdm(total=NUM_SCENES, desc="Rendering rooms with exact depth") as bar:
-        return render_scenes(root, NUM_SCENES, seed=seed, on_progress=lambda done, count: bar.update(done - bar.n))
+    with tqdm(total=NUM_ROOMS, desc="Rendering rooms with exact depth") as bar:
+        return render_rooms(root, seed, on_progress=lambda done, count: bar.update(done - bar.n))
 
 
 def _real_photographs(frames: "RGBDFolder | None") -> list[Photograph]:

@@ -38,6 +38,9 @@ class UploadArguments:
         default=False, metadata={"help": "Whether a repository that exists gets a new commit; else it is refused."}
     )
     revision: str | None = field(default=None, metadata={"help": "Branch to commit to, made if it is not there."})
+    tag: str | None = field(
+        default=None, metadata={"help": "Name of this version, such as v1, which the card's examples then pin."}
+    )
     create_pr: bool = field(default=False, metadata={"help": "Whether to propose the commit as a pull request."})
     commit_message: str | None = field(default=None, metadata={"help": "Says what is uploaded by default."})
 
@@ -46,6 +49,8 @@ class UploadArguments:
             raise ValueError("`repo_id` is not given; say where it goes (user/name), or write an --output folder.")
         if self.create_pr and self.revision is not None:
             raise ValueError(f"`revision` is {self.revision!r} with `create_pr`, which is for the main branch alone.")
+        if self.create_pr and self.tag is not None:
+            raise ValueError(f"`tag` is {self.tag!r} with `create_pr`, and a proposal is no version yet; drop one.")
 
 
 @dataclass
@@ -203,7 +208,7 @@ def _publish(upload: UploadArguments, kind: str, write: Callable[[Path, str | No
         print("Written:", *(f"  {path}" for path in sorted(output.rglob("*")) if path.is_file()), sep="\n")
         return
     repo_type = "space" if kind == "space" else "model"
-    repo_id = check_repository(upload.repo_id, repo_type, update=upload.update or upload.create_pr)
+    repo_id = check_repository(upload.repo_id, repo_type, update=upload.update or upload.create_pr, tag=upload.tag)
     with tempfile.TemporaryDirectory(prefix="llm-mde-") as place:
         folder = Path(place, "folder")
         write(folder, repo_id)
@@ -216,6 +221,7 @@ def _publish(upload: UploadArguments, kind: str, write: Callable[[Path, str | No
             revision=upload.revision,
             create_pr=upload.create_pr,
             update=upload.update,
+            tag=upload.tag,
         )
         print(commit.pr_url or commit.repo_url, flush=True)
         print(_next_step(kind, folder, repo_id, commit.oid))
@@ -269,7 +275,7 @@ def _facts(folder: str, repo_id: str | None, upload: UploadArguments, card: Card
 
     said = {
         "repo_id": repo_id,
-        "revision": upload.revision,
+        "revision": upload.tag or upload.revision,
         "licence": card.licence,
         "datasets": card.datasets,
         "photograph": card.photograph,

@@ -14,7 +14,7 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import logging
 
 from llm_mde.hub.cards import CardFacts, adapter_card, model_card
-from llm_mde.hub.folders import without_shards, commit_in_cache
+from llm_mde.hub.folders import commit_in_cache, without_shards
 from llm_mde.hub.publishable import is_hub_id
 from llm_mde.hub.publishing import commit_folder
 from llm_mde.public_names import without_place

@@ -7,6 +7,9 @@ import pytest
 from PIL import Image
 
 from llm_mde.cli import main
+from llm_mde.demonstration import MARK, train_demonstration_model
+from llm_mde.hub.cards import CardFacts
+from llm_mde.hub.publishable import check_folder
 from llm_mde.processing import DEPTH_WORDS, ImageStatistics, read_depth_png, write_depth_png, write_prompt
 from llm_mde.training.small_model import build_tokenizer
 
@@ -51,7 +54,18 @@ def test_the_demo_leaves_a_picture_metres_prompts_metrics_and_a_model(frames, tm
     assert "Pixel values range from" in (output / "motorcycle_prompt.txt").read_text()
     with Image.open(output / "picture.png") as picture:
         assert picture.width > 3 * 240
-    assert (output / "model" / "model.safetensors").exists()
+    assert not list(output.glob(".*"))
+
+    # The model may be published as it is, with a card that says where it comes from and how far off it is.
+    assert check_folder(output / "model") == "model"
+    assert (output / "model" / MARK).is_file()
+    card = (output / "model" / "README.md").read_text()
+    assert "Started from random weights" in card
+    assert "Trained on 8 frames of `frames` (train)" in card
+    assert "Protocol plain, on frames / val" in card
+    (evaluation,) = CardFacts.from_run(output).evaluations
+    (name,) = [name for name in report["validation"] if name.startswith("LLM-MDE")]
+    assert evaluation.result.metrics["abs_rel"] == report["validation"][name]["abs_rel"]
 
 
 @pytest.mark.parametrize(
@@ -68,6 +82,32 @@ def test_a_wrong_argument_ends_in_one_line(arguments, message, tmp_path, capsys)
     printed = capsys.readouterr().err
     assert message in printed
     assert printed.count("\n") == 1
+
+
+def test_what_would_be_overwritten_or_cannot_be_trained_is_said_before_the_training(frames, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"`folder` is .*mine', which exists and is not empty"):
+        train_demonstration_model(tmp_path / "mine", frames, steps=10**6)
+    with pytest.raises(ValueError, match="`steps` is 0"):
+        train_demonstration_model(tmp_path / "model", frames, steps=0)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.slow
+def test_without_frames_rooms_are_rendered_for_the_training_and_removed(tmp_path, monkeypatch):
+    pytest.importorskip("accelerate")
+    pytest.importorskip("mitsuba")
+    monkeypatch.setattr("llm_mde.demonstration.NUM_ROOMS", 5)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    messages = []
+    made = train_demonstration_model(tmp_path / "model", steps=1, on_message=messages.append)
+    assert made.folder == tmp_path / "model"
+    assert (made.record.data.num_frames, made.record.eval_data.num_frames) == (4, 1)
+    assert made.record.data.name == "rendered_rooms"
+    assert messages[0].startswith("4 frames to train on and 1 to measure with")
+    assert not list((tmp_path / "scratch").iterdir())
 
 
 def test_the_tokenizer_of_the_demo_spells_every_prompt_without_unknown_words():

@@ -188,6 +188,16 @@ def test_an_update_is_another_commit_and_the_old_one_stays(hub_server, model_fol
 
 
 @pytest.mark.slow
+def test_a_tag_is_what_the_card_pins_and_stays_with_its_commit(hub_server, model_folder, photo, tmp_path, capsys):  # noqa: F811
+    publish(capsys, "model", model_folder, "--repo_id", "tester/rooms", "--tag", "v1")
+    assert 'model, revision = "tester/rooms", "v1"' in hub_server.files("tester/rooms")["README.md"].decode()
+    other = write_model_folder(tmp_path / "other", *make_pair(num_prototypes=11))
+    assert "`tag` is 'v1'" in refusal(capsys, "model", other, "--repo_id", "tester/rooms", "--update", "--tag", "v1")
+    publish(capsys, "model", other, "--repo_id", "tester/rooms", "--update", "--tag", "v2")
+    assert np.array_equal(depth_of("tester/rooms", photo, "v1"), depth_of(str(model_folder), photo))
+    assert np.array_equal(depth_of("tester/rooms", photo, "v2"), depth_of(str(other), photo))
+
+
 def test_an_adapter_is_published_for_its_published_base_and_loads_by_the_lines_that_are_printed(
     hub_server,  # noqa: F811
     model_folder,
