@@ -12,7 +12,7 @@ import llm_mde
 from llm_mde import processing
 from llm_mde.adapters_llm_mde import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, AdapterFiles
 from llm_mde.demonstration import MARK, train_demonstration_model
-from llm_mde.space_settings import DEMONSTRATION, MODEL_FOLDER, SETTINGS_FILE, read_space_settings
+from llm_mde.page.settings import DEMONSTRATION, MODEL_FOLDER, SETTINGS_FILE, read_space_settings
 
 from .folders import appearing_whole, write_model_folder
 from .loading import is_adapter, load_model_and_processor

@@ -1,7 +1,7 @@
 """The page of an LLM-MDE Space: metric depth from one photograph. `python app.py` starts it.
 
-Which model it shows is in `llm_mde.space_settings`, what it computes in `llm_mde.depth_session`, what it shows of that
-in `llm_mde.depth_page`. Here are the layout, and what happens when the visitor does something.
+Which model it shows is in `llm_mde.page.settings`, what it computes in `llm_mde.page.estimator`, what it shows of that
+in `llm_mde.page.views`. Here are the layout, and what happens when the visitor does something.
 """
 
 import functools
@@ -23,12 +23,12 @@ except ImportError:
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from llm_mde import depth_page
-from llm_mde.depth_downloads import camera_of, field_of_view, write_depth_files, write_scene_files
-from llm_mde.depth_session import MAX_PROMPT_CHARACTERS, DepthEstimate, DepthEstimator, load_estimator
-from llm_mde.photograph_uploads import MAX_BYTES, MAX_PIXELS, Refusal, read_upload
+from llm_mde.page import views
+from llm_mde.page.downloads import camera_of, field_of_view, write_depth_files, write_scene_files
+from llm_mde.page.estimator import MAX_PROMPT_CHARACTERS, DepthEstimate, DepthEstimator, load_estimator
+from llm_mde.page.settings import NO_ADAPTER, SpaceSettings, read_space_settings
+from llm_mde.page.uploads import MAX_BYTES, MAX_PIXELS, Refusal, read_upload
 from llm_mde.processing.photographs import Camera
-from llm_mde.space_settings import NO_ADAPTER, SpaceSettings, read_space_settings
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE / "examples"
@@ -84,7 +84,7 @@ def predict(
     files = [*write_depth_files(folder, depth), *write_scene_files(folder, estimator, estimate, camera)]
     summary = {
         "units": "metres",
-        **{name: round(metres, 4) for name, metres in depth_page.depth_range(depth).items()},
+        **{name: round(metres, 4) for name, metres in views.depth_range(depth).items()},
         "width": estimate.size[1],
         "height": estimate.size[0],
         "prompt": estimate.prompt,
@@ -170,10 +170,10 @@ def shown(estimate: DepthEstimate, cmap: str) -> tuple:
     estimator = load_model()
     return (
         estimate,
-        *depth_page.coloured(estimator, estimate, cmap),
-        depth_page.facts(estimator, estimate),
+        *views.coloured(estimator, estimate, cmap),
+        views.facts(estimator, estimate),
         estimate.prompt,
-        depth_page.prompt_note(estimator, estimate),
+        views.prompt_note(estimator, estimate),
         *([], estimate.picture, "", ""),  # points, and what was read there
         *(None, None, None, ""),  # comparison of prompts
         *[gr.update(interactive=False)] * 4,  # downloads, until they are written
@@ -197,13 +197,13 @@ def on_compare(estimate: DepthEstimate | None, prompt: str, cmap: str) -> tuple:
     estimator, estimate = load_model(), present(estimate)
     if prompt != estimate.prompt:
         estimate = estimator.with_prompt(estimate, prompt)
-    pictures, table = depth_page.compared(estimator, estimate, cmap)
+    pictures, table = views.compared(estimator, estimate, cmap)
     return *pictures, table
 
 
 @friendly
 def on_colours(estimate: DepthEstimate | None, cmap: str) -> tuple:
-    return (None, "") if estimate is None else depth_page.coloured(load_model(), estimate, cmap)
+    return (None, "") if estimate is None else views.coloured(load_model(), estimate, cmap)
 
 
 @friendly
@@ -218,13 +218,13 @@ def on_scene(estimate: DepthEstimate | None, fov: str, intrinsics: str) -> tuple
     camera = as_camera(present(estimate), fov, intrinsics)
     with new_folder() as folder:
         glb, ply = write_scene_files(folder, load_model(), estimate, camera)
-    return str(glb), download(glb), download(ply), depth_page.camera_note(camera, estimate.size[1])
+    return str(glb), download(glb), download(ply), views.camera_note(camera, estimate.size[1])
 
 
 @friendly
 def on_camera(estimate: DepthEstimate | None, points: list, fov: str, intrinsics: str) -> str:
     camera = as_camera(present(estimate), fov, intrinsics)
-    return depth_page.reading(load_model(), estimate, points, camera)
+    return views.reading(load_model(), estimate, points, camera)
 
 
 @friendly
@@ -251,9 +251,9 @@ def measured(estimate: DepthEstimate, points: list, column: int, row: int, camer
     points, estimator = [*(points if len(points) < 2 else []), (column, row)], load_model()
     return (
         points,
-        depth_page.marked(estimate, points),
-        depth_page.reading(estimator, estimate, points, camera),
-        depth_page.region(estimator, estimate, column, row),
+        views.marked(estimate, points),
+        views.reading(estimator, estimate, points, camera),
+        views.region(estimator, estimate, column, row),
         column,
         row,
     )
@@ -467,7 +467,7 @@ def main() -> int:
         return 2
     demo.launch(
         theme=gr.themes.Default(primary_hue="indigo", font=FONTS, font_mono=["ui-monospace", "monospace"]),
-        css=depth_page.CSS,
+        css=views.CSS,
         max_file_size=MAX_BYTES,
         footer_links=["api", "settings"],
         ssr_mode=False,

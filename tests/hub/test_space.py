@@ -19,7 +19,7 @@ from llm_mde.hub import load_model_and_processor, write_model_folder
 from llm_mde.hub import space as space_module
 from llm_mde.hub.publishable import check_folder
 from llm_mde.hub.space import space_template, write_space_folder
-from llm_mde.space_settings import DEMONSTRATION, read_space_settings
+from llm_mde.page.settings import DEMONSTRATION, read_space_settings
 from tests.conftest import make_pair
 
 ROOT = Path(__file__).parents[2]
@@ -285,7 +285,7 @@ def test_a_space_runs_on_its_own_package(model_folder, tmp_path):
         "import json, pathlib, sys\n"
         "import llm_mde, llm_mde.hub.space, llm_mde.processing, llm_mde.training, llm_mde.studies, llm_mde.cli\n"
         "from llm_mde.hub import load_model_and_processor\n"
-        "from llm_mde.space_settings import read_space_settings\n"
+        "from llm_mde.page.settings import read_space_settings\n"
         "model, processor = load_model_and_processor(read_space_settings({}, pathlib.Path.cwd()).model)\n"
         "assert model.num_parameters() > 0\n"
         "ours = [module for name, module in sys.modules.items() if name.partition('.')[0] == 'llm_mde']\n"

@@ -17,15 +17,15 @@ from PIL import ExifTags, Image, ImageOps
 from transformers import BertConfig
 
 from llm_mde import LLMMDEDepthEstimationPipeline, LLMMDEImageProcessor, LLMMDEProcessor
-from llm_mde.depth_downloads import camera_of, field_of_view, write_depth_files, write_scene_files
-from llm_mde.depth_page import camera_note, compared, facts, legend, marked, prompt_note, reading, region
-from llm_mde.depth_session import MAX_PROMPT_CHARACTERS, PICTURE_SIDE, DepthEstimator, load_estimator
 from llm_mde.hub import load_model_and_processor, write_model_folder
-from llm_mde.photograph_uploads import Refusal, Upload, read_upload
+from llm_mde.page.downloads import camera_of, field_of_view, write_depth_files, write_scene_files
+from llm_mde.page.estimator import MAX_PROMPT_CHARACTERS, PICTURE_SIDE, DepthEstimator, load_estimator
+from llm_mde.page.settings import DEMONSTRATION, SpaceSettings, read_space_settings
+from llm_mde.page.uploads import Refusal, Upload, read_upload
+from llm_mde.page.views import camera_note, compared, facts, legend, marked, prompt_note, reading, region
 from llm_mde.processing import read_depth_png
 from llm_mde.processing.depth_files import read_depth
 from llm_mde.processing.point_clouds import read_ply
-from llm_mde.space_settings import DEMONSTRATION, SpaceSettings, read_space_settings
 from tests.conftest import make_model, make_pair
 from tests.processing.conftest import make_gpt_tokenizer
 from tests.space.conftest import load_app, make_photograph, run_app, set_environment

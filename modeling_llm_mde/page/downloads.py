@@ -18,8 +18,8 @@ from llm_mde.processing.point_clouds import (
     write_ply,
 )
 
-from .depth_session import DepthEstimate, DepthEstimator, shrunk
-from .photograph_uploads import Refusal
+from .estimator import DepthEstimate, DepthEstimator, shrunk
+from .uploads import Refusal
 
 SCENE_SIDE = 400  # points along the longer side of the surface, which phones have to draw
 ASSUMED_FOV = 60.0

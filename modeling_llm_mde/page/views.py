@@ -12,8 +12,8 @@ from llm_mde.processing.colours import colourise, depth_limits
 from llm_mde.processing.photographs import Camera
 from llm_mde.processing.point_clouds import distance_between
 
-from .depth_downloads import field_of_view, is_assumed
-from .depth_session import DepthEstimate, DepthEstimator
+from .downloads import field_of_view, is_assumed
+from .estimator import DepthEstimate, DepthEstimator
 
 CSS = """
 .legend { padding: 0 1.75rem; }

@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 from transformers.utils import cached_file
 
+from llm_mde.modeling_llm_mde import LLMMDEDepthEstimatorOutput
 from llm_mde.processing.photographs import Camera
+from llm_mde.prototype_reading import PrototypeReader, PrototypeShare, patch_of_pixel
 
-from .modeling_llm_mde import LLMMDEDepthEstimatorOutput
-from .photograph_uploads import Refusal, Upload
-from .prototype_reading import PrototypeReader, PrototypeShare, patch_of_pixel
+from .uploads import Refusal, Upload
 
 if TYPE_CHECKING:
     from llm_mde import LLMMDEForDepthEstimation, LLMMDEProcessor
