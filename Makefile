@@ -7,6 +7,9 @@ OUTPUT ?= outputs/demo
 MODEL ?=
 SPACE ?= outputs/space
 
+# Two to four processes at once, each with one thread: on few cores threads of several processes wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .PHONY: demo space test test-oldest lint clean
@@ -17,8 +20,10 @@ demo: $(VENV)/demo.stamp
 
 ## The Space, at http://127.0.0.1:7860. MODEL=folder or Hub id; by default the demonstration's, which is trained first.
 space: $(VENV)/space.stamp $(if $(MODEL),,$(OUTPUT)/model)
-	rm -rf $(SPACE)
-	$(VENV)/bin/llm-mde publish space --model $(or $(MODEL),$(OUTPUT)/model) --output $(SPACE)
+	test ! -e $(SPACE) -o -f $(SPACE)/space.json || { echo "SPACE=$(SPACE) is there and no Space: choose another."; exit 2; }
+	rm -rf $(SPACE).new
+	$(VENV)/bin/llm-mde publish space --model $(or $(MODEL),$(OUTPUT)/model) --output $(SPACE).new
+	rm -rf $(SPACE) && mv $(SPACE).new $(SPACE)
 	cd $(SPACE) && $(abspath $(VENV))/bin/python app.py
 
 $(OUTPUT)/model:
@@ -26,11 +31,11 @@ $(OUTPUT)/model:
 
 ## The tests. LLM_MDE_DATA=folder runs those on real RGB-D frames as well.
 test: $(VENV)/dev.stamp
-	$(VENV)/bin/python -m pytest
+	$(call PYTEST,$(VENV))
 
 ## The same tests with the oldest supported versions of every dependency.
 test-oldest: $(OLDEST)/dev.stamp
-	$(OLDEST)/bin/python -m pytest
+	$(call PYTEST,$(OLDEST))
 
 lint: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff check .

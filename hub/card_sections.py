@@ -137,6 +137,8 @@ def adapter_quick_start(
         if adapter is not None:
             source = f'hf_hub_download(adapter, "{photograph}", revision=revision)'
             imports.append("from huggingface_hub import hf_hub_download")
+    if revision is None:
+        pinned += "  # or a commit's hash, which pins code and weights"
     names = [pinned] if adapter is not None else ['adapter, revision = ".", None']
     if base is not None:
         imports.append("from peft import PeftModel")

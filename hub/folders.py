@@ -53,10 +53,16 @@ def write_model_folder(
         `Path`: The folder.
 
     Raises:
-        ValueError: If `folder` exists and is not empty, the processor allows longer prompts than the model, or the
-            photograph of the card cannot be read.
+        ValueError: If `folder` exists and is not empty, the model has adapters in it, the processor allows longer
+            prompts than the model, or the photograph of the card cannot be read.
         ImportError: If the card brings a photograph, and matplotlib, which colours depth, is not installed.
     """
+    if any(".base_layer." in name or ".original_module." in name for name, _ in model.named_parameters()):
+        raise ValueError(
+            "`model` has layers of an adapter in it, without which its own weights would be no model; merge them: "
+            "`load_model_and_processor(adapter)` gives a merged model, and so does "
+            "`PeftModel.from_pretrained(base, adapter).merge_and_unload()`."
+        )
     if processor.max_prompt_length > model.config.max_prompt_length:
         raise ValueError(
             f"`processor.max_prompt_length` is {processor.max_prompt_length} but the model reads prompts of at most "

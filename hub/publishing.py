@@ -5,10 +5,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
-from llm_mde.publishing_llm_mde import is_unfinished, publish_folder
+from llm_mde.publishing_llm_mde import (
+    find_repository,
+    has_revision,
+    is_empty,
+    is_missing,
+    is_unfinished,
+    publish_folder,
+    reason_of,
+)
 
 from .publishable import base_on_hub, check_folder, read_json
 
@@ -118,6 +126,7 @@ def commit_folder(
             create_pr=create_pr,
             delete_patterns=STALE_IN_SPACE if kind == "space" else STALE,
             tag=tag,
+            exist_ok=update,
         )
 
 
@@ -153,7 +162,7 @@ def check_repository(
             raise ValueError(f"`repo_id` is {repo_id!r} and the Hub does not say whose token this is; give user/name.")
         repo_id = repo_id if "/" in repo_id else f"{user}/{repo_id}"
         is_taken = not update and _is_taken(api, repo_id, repo_type)
-        has_tag = tag is not None and api.revision_exists(repo_id, tag, repo_type=repo_type)
+        has_tag = tag is not None and has_revision(api, repo_id, tag, repo_type)
     if has_tag:
         raise ValueError(
             f"`tag` is {tag!r}, a version of {repo_id!r} that exists and stays what it is; choose another."
@@ -176,7 +185,9 @@ def commit_of(repo_id: str, revision: str | None = None, *, token: str | None = 
     with _in_one_line(api, repo_id, NOTHING_SENT):
         try:
             return api.repo_info(repo_id, revision=revision).sha
-        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        except HfHubHTTPError as error:
+            if not is_missing(error):
+                raise
             raise ValueError(
                 f"there is no model {repo_id!r} at {revision or 'main'!r} on the Hub, or this token may not see it."
             ) from error
@@ -211,14 +222,11 @@ def _user(api: HfApi) -> str | None:
 
 
 def _is_taken(api: HfApi, repo_id: str, repo_type: str) -> bool:
-    """Whether there is a repository with something in it that an upload of ours did not leave behind."""
-    try:
-        info = api.repo_info(repo_id, repo_type=repo_type)
-    except RepositoryNotFoundError:
+    """Whether there is a repository that an upload of ours did not leave behind, hidden."""
+    info = find_repository(api, repo_id, repo_type)
+    if info is None or is_unfinished(api, repo_id, repo_type):
         return False
-    made_by_hub = {".gitattributes", "README.md"} if repo_type == "space" else {".gitattributes"}
-    is_empty = {file.rfilename for file in info.siblings or ()} <= made_by_hub
-    return not is_empty and not is_unfinished(api, repo_id, repo_type)
+    return not (info.private and is_empty(api, repo_id, repo_type))  # a Hub without branches has no mark of ours
 
 
 def _check_base_is_there(api: HfApi, folder: str | Path) -> None:
@@ -226,7 +234,7 @@ def _check_base_is_there(api: HfApi, folder: str | Path) -> None:
     try:
         api.repo_info(base, revision=revision)
     except HfHubHTTPError as error:
-        if error.response.status_code not in (401, 404):
+        if not is_missing(error):
             raise
         raise ValueError(
             f"the base of the adapter, {base!r} at {revision!r}, is not on the Hub, or this token may not see it; "
@@ -248,27 +256,32 @@ def _in_one_line(api: HfApi, repo_id: str, state: str, is_upload: bool = False) 
         said = f"{type(reason).__name__}: {' '.join(str(reason).split())}"
         what = f"the upload to {repo_id!r} broke off" if is_upload else f"the Hub ({api.endpoint}) cannot be reached"
         way_out = "the same call goes on where this one ended" if is_upload else "look after the network"
+        if is_upload and "xet" in said.lower():
+            way_out = "if this Hub does not speak Xet, set HF_HUB_DISABLE_XET=1"
         raise ValueError(f"{what} ({said}): {state}; {way_out}.") from error
 
 
 def _explain(error: HfHubHTTPError, endpoint: str, repo_id: str, state: str) -> str:
     status = error.response.status_code
-    said = " ".join((error.server_message or error.response.reason_phrase).split())
+    said = reason_of(error)
     if status == 401:
         return (
-            f"the Hub does not know the token (401: {said}): {state}. Make one with write access at "
+            f"the Hub does not know the token ({said}): {state}. Make one with write access at "
             f"{endpoint}/settings/tokens, then run `hf auth login` or set HF_TOKEN, which goes before the former."
         )
     if status == 403:
         return (
-            f"the Hub refuses to let this token write to {repo_id!r} (403: {said}): {state}. Publish in your own "
+            f"the Hub refuses to let this token write to {repo_id!r} ({said}): {state}. Publish in your own "
             "namespace or in one of your organisations, with a token that has write access."
         )
     if status == 409:
-        return f"`repo_id` is {repo_id!r}, which exists by now or is being changed (409: {said}): {state}."
+        return (
+            f"`repo_id` is {repo_id!r}, which exists by now or is being changed ({said}): {state}; pass "
+            "`update=True` (`--update`) to add a commit to it."
+        )
     if status >= 500 or status == 429:
-        return f"the Hub cannot answer at the moment ({status}: {said}): {state}. Try again later."
-    return f"the Hub refuses the upload to {repo_id!r} ({status}: {said}): {state}."
+        return f"the Hub cannot answer at the moment ({said}): {state}. Try again later."
+    return f"the Hub refuses the upload to {repo_id!r} ({said}): {state}."
 
 
 __all__ = ["check_repository", "commit_folder", "commit_of", "push"]

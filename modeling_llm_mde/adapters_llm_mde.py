@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.utils import cached_file, extract_commit_hash, find_adapter_config_file, is_peft_available, logging
 
@@ -21,6 +22,9 @@ FINGERPRINT_KEY = "base_fingerprint"  # in the metadata of an adapter's safetens
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 _PEFT_PREFIX = "base_model.model."
+_CHECKED_NAME = "being_checked"  # of an adapter in an empty model, beside those that are on it
+_FINGERPRINTED = ("vision_tower", "language_model", "reprogramming", "depth_head")
+_HARMLESS = (True, False, "gaussian")  # ways to begin a LoRA that leave the base as it is
 _SAMPLED_SIGNS = 2**16  # of each weight: an update of low rank turns some of them, and a large model stays quick
 
 
@@ -50,7 +54,7 @@ class AdapterFiles:
 
         Raises:
             OSError: If there is no adapter.
-            ValueError: If it has no weights in safetensors.
+            ValueError: If it has no weights in safetensors, or one of its two files is damaged.
         """
         name, options = str(name), hub_options(options)
         config = cached_file(name, ADAPTER_CONFIG_NAME, **options)
@@ -63,11 +67,17 @@ class AdapterFiles:
                 "`save_pretrained`, which writes that file. Pickled weights are not read. "
                 f"({' '.join(str(error).split())})"
             ) from error
-        with open(weights, "rb") as file:  # a safetensors file begins with the length of its header, which is JSON
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        metadata = header.pop("__metadata__", {})
-        shapes = {key.removeprefix(_PEFT_PREFIX): tuple(entry["shape"]) for key, entry in header.items()}
-        return cls(name, Path(weights).parent, json.loads(Path(config).read_text("utf-8")), shapes, metadata)
+        try:
+            with safe_open(weights, "pt") as file:  # compares the length of the file with its header, too
+                metadata, keys = file.metadata() or {}, file.keys()
+                shapes = {key.removeprefix(_PEFT_PREFIX): tuple(file.get_slice(key).get_shape()) for key in keys}
+        except Exception as error:  # safetensors has one of its own, which is derived from nothing narrower
+            raise ValueError(
+                f"The adapter {name!r} has an {ADAPTER_WEIGHTS_NAME} that is cut short or no safetensors file "
+                f"({error}); download it again (`git lfs pull` where it was cloned, `force_download=True` from the "
+                "Hub), or save the adapter again with `save_pretrained`. Pickled weights are not read."
+            ) from error
+        return cls(name, Path(weights).parent, _read_config(name, config), shapes, metadata)
 
     def check_fits(self, model: nn.Module) -> None:
         """
@@ -92,7 +102,7 @@ class AdapterFiles:
                 f"The adapter {self.name!r} does not fit this model: {name!r} is {here} in the adapter and {there} in "
                 f"the model; of its {len(self.shapes)} weights {len(differing)} differ. {way_out}"
             ) from reason
-        noted = self.metadata.get(FINGERPRINT_KEY)
+        noted = self.metadata.get(FINGERPRINT_KEY) if self._leaves_its_base_alone() else None
         found = None if noted is None else base_fingerprint(model.state_dict(), self.shapes)
         if found is not None and found != noted:
             raise ValueError(
@@ -104,18 +114,47 @@ class AdapterFiles:
         base, revision = self.config.get("base_model_name_or_path"), self.config.get("revision")
         return (f", {base!r}" if base else "") + (f" at revision {revision!r}" if base and revision else "")
 
+    def _leaves_its_base_alone(self) -> bool:
+        """Whether the base had the same weights before the adapter was made; PiSSA, for one, moves some into it."""
+        return self.config.get("peft_type") == "LORA" and self.config.get("init_lora_weights", True) in _HARMLESS
+
     def _expected_shapes(self, model: nn.Module) -> tuple[dict[str, tuple[int, ...]], Exception | None]:
         """Names and shapes that the file must have, from an empty model of the same configuration; PEFT's doubts."""
-        with torch.device("meta"):
-            skeleton = type(model)(copy.deepcopy(model.config))
+        try:
+            with torch.device("meta"):
+                skeleton = type(model)(copy.deepcopy(model.config))
+        except TypeError:  # a class of the caller's, which is made from more than a configuration
+            skeleton = _empty_copy(model)
         config = _peft().PeftConfig.from_pretrained(str(self.folder))
         config.init_lora_weights = True  # some of the other ways compute with the base's weights
         try:
-            _peft().inject_adapter_in_model(config, skeleton, low_cpu_mem_usage=True)
+            _peft().inject_adapter_in_model(config, skeleton, _CHECKED_NAME, low_cpu_mem_usage=True)
         except ValueError as error:  # there is no layer to adapt
             return {name: shape for name, shape in self.shapes.items() if ".lora_" not in name}, error
-        state = _peft().get_peft_model_state_dict(skeleton, save_embedding_layers=False)
+        state = _peft().get_peft_model_state_dict(skeleton, adapter_name=_CHECKED_NAME, save_embedding_layers=False)
         return {name.removeprefix(_PEFT_PREFIX): tuple(weight.shape) for name, weight in state.items()}, None
+
+
+def _read_config(name: str, file: str) -> dict:
+    try:
+        config = json.loads(Path(file).read_text("utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError(f"it holds a {type(config).__name__}, not an object")
+        kind = config.get("peft_type")
+        if is_peft_available() and kind not in list(_peft().PeftType):
+            raise ValueError(f"`peft_type` is {kind!r}, which PEFT {_peft().__version__} does not know")
+    except ValueError as error:  # those of JSON and of UTF-8 are ValueErrors, too
+        raise ValueError(
+            f"The adapter {name!r} has an {ADAPTER_CONFIG_NAME} that cannot be used ({error}); download it again, "
+            "save the adapter again with `save_pretrained`, or update PEFT if a newer one wrote it."
+        ) from error
+    return config
+
+
+def _empty_copy(model: nn.Module) -> nn.Module:
+    """A copy on the meta device, for which no weight is copied."""
+    weights = {id(weight): nn.Parameter(weight.detach().to("meta"), False) for weight in model.parameters()}
+    return copy.deepcopy(model, weights | {id(buffer): buffer.to("meta") for buffer in model.buffers()})
 
 
 def base_fingerprint(state_dict: Mapping[str, Tensor], adapter_weights: Collection[str]) -> str | None:
@@ -123,7 +162,9 @@ def base_fingerprint(state_dict: Mapping[str, Tensor], adapter_weights: Collecti
     A hash of what an adapter leaves to its base, to tell later whether it is put on the same.
 
     Signs are hashed, since they are the same in every floating type. The names of weights and their order are not, as
-    they differ between versions of Transformers.
+    they differ between versions of Transformers. Left out is what may change while the base stays the same:
+    prototypes, which `convert_prototypes` writes in another form, word embeddings, to which `resize_token_embeddings`
+    adds rows, and what a subclass has beside the parts of the model.
 
     Args:
         state_dict (`Mapping[str, torch.Tensor]`): Weights of the base, of a `PeftModel` around it, or of a base with
@@ -141,8 +182,10 @@ def base_fingerprint(state_dict: Mapping[str, Tensor], adapter_weights: Collecti
         if is_of_adapter or ".modules_to_save." in name:
             continue
         name = name.removeprefix(_PEFT_PREFIX).replace(".base_layer.", ".").replace(".original_module.", ".")
-        # The word basis follows from the word embeddings; vectors are few against the matrices around them.
-        if name in brought or name.startswith("word_basis.") or weight.ndim < 2:
+        part, *path = name.split(".")
+        # Of a language model its numbered layers; vectors are few against the matrices around them.
+        is_embedding = part == "language_model" and not any(step.isdigit() for step in path)
+        if name in brought or part not in _FINGERPRINTED or is_embedding or weight.ndim < 2:
             continue
         if weight.dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64) or weight.is_meta:
             return None
@@ -171,23 +214,36 @@ def at_pinned_base(config_class: type, name: str | os.PathLike | None, options: 
 
     Returns:
         `tuple[str, dict]`: The same two, for [`~PreTrainedModel.from_pretrained`] of Transformers.
+
+    Raises:
+        ValueError: If the adapter's configuration is damaged or names no base.
     """
     adapter_options = dict(options.get("adapter_kwargs") or {})
     adapter = adapter_options.get("_adapter_model_path")
     is_named_by_auto_class = adapter is not None
     if not is_named_by_auto_class:
         adapter, adapter_options = name, hub_options(options) | adapter_options
+    inside = None if adapter is None else os.path.join(adapter, adapter_options.get("subfolder") or ".")
+    if adapter_options.get("subfolder") and os.path.isdir(inside):
+        adapter = inside  # Transformers 5.17 looks for an adapter in no subfolder of a folder
+        del adapter_options["subfolder"]
     if adapter is None or not is_peft_available() or os.path.isfile(os.path.join(adapter, "config.json")):
         return name, options
     file = find_adapter_config_file(str(adapter), **hub_options(adapter_options))
     if file is None:
         return name, options
-    named = json.loads(Path(file).read_text("utf-8"))
-    base, revision = named["base_model_name_or_path"], named.get("revision")
+    named = _read_config(str(adapter), file)
+    base, revision = named.get("base_model_name_or_path"), named.get("revision")
+    if not isinstance(base, str) or not base:
+        raise ValueError(
+            f"The adapter {str(adapter)!r} has an {ADAPTER_CONFIG_NAME} whose `base_model_name_or_path` is {base!r}; "
+            "write the folder or the Hub id of its base there, or load the base and call `load_adapter`."
+        )
     adapter_options |= {"_adapter_model_path": str(adapter), "revision": adapter_options.get("revision")}
     options = options | {"adapter_kwargs": adapter_options}
     if not is_named_by_auto_class:
-        return base, options | {"revision": revision}
+        # A folder inside the adapter's repository says nothing of that of its base.
+        return base, {key: value for key, value in options.items() if key != "subfolder"} | {"revision": revision}
     config = options.get("config")
     if revision is None or config is None:
         return name, options
@@ -250,7 +306,8 @@ class AdapterMixin:
 
         Raises:
             OSError: If there is no adapter.
-            ValueError: If it does not fit the model, was made for other weights than the model's, or is pickled.
+            ValueError: If it does not fit the model, was made for other weights than the model's, or is damaged or
+                pickled. The model is then used as before.
         """
         _refuse_pickles(kwargs)
         if peft_model_id is None:
@@ -266,22 +323,92 @@ class AdapterMixin:
         if load_config is not None:  # that of the base
             kwargs["load_config"] = dataclasses.replace(load_config, download_kwargs={}, use_safetensors=True)
         adapter_name = adapter_name or "default"
-        with _without_false_alarms():
-            loading_info = super().load_adapter(str(adapter.folder), adapter_name, **kwargs)
-        if any(f".modules_to_save.{adapter_name}." in name for name in loading_info.missing_keys):
-            # Transformers 5.17 does not load what an adapter saved whole.
-            weights = _peft().load_peft_weights(str(adapter.folder), device="cpu")
-            weights = {name.removeprefix(_PEFT_PREFIX): weight for name, weight in weights.items()}
-            _peft().set_peft_model_state_dict(self, weights, adapter_name)
-        # Every weight has been found in the file; Transformers misses those of other adapters in it.
-        loading_info.missing_keys, loading_info.unexpected_keys = set(), set()
-        # A second adapter is put to work in the layers it updates only, not for the modules it saved whole.
-        self.set_adapter(adapter_name)
+        listed, is_disabled = list(getattr(self, "peft_config", {})), self._is_disabled()
+        active = self.active_adapters() if listed else []
+        trainable = [(parameter, parameter.requires_grad) for parameter in self.parameters()]
+        try:
+            with _without_false_alarms():
+                loading_info = super().load_adapter(str(adapter.folder), adapter_name, **kwargs)
+            if any(f".{adapter_name}." in f"{name}." for name in loading_info.missing_keys):
+                self._load_with_peft(adapter, adapter_name)
+            # Every weight has been found in the file; Transformers misses those of other adapters in it.
+            loading_info.missing_keys, loading_info.unexpected_keys = set(), set()
+            # A second adapter is put to work in the layers it updates only, not for the modules it saved whole.
+            self.set_adapter(adapter_name)
+        except Exception:
+            if adapter_name not in listed and adapter_name in getattr(self, "peft_config", {}):
+                self._hf_peft_config_loaded = True  # it may have failed before that was noted
+                self.delete_adapter(adapter_name)
+                if active:
+                    self.set_adapter(active)
+                if is_disabled:
+                    self.disable_adapters()
+                for parameter, requires_grad in trainable:
+                    parameter.requires_grad_(requires_grad)
+            raise
         if not kwargs.get("is_trainable", False):
             for name, parameter in self.named_parameters():
                 if f".{adapter_name}." in f"{name}.":
                     parameter.requires_grad_(False)
         return loading_info
+
+    def _load_with_peft(self, adapter: AdapterFiles, adapter_name: str) -> None:
+        """Loads what Transformers 5.23 does not find under PEFT's names, such as the magnitudes of DoRA."""
+        weights = _peft().load_peft_weights(str(adapter.folder), device="cpu")
+        weights = {name.removeprefix(_PEFT_PREFIX): weight for name, weight in weights.items()}
+        left_over = _peft().set_peft_model_state_dict(self, weights, adapter_name).unexpected_keys
+        if left_over:
+            raise ValueError(
+                f"The adapter {adapter.name!r} has {len(left_over)} weights that neither Transformers nor PEFT puts "
+                f"in their places, the first {left_over[0]!r}; update PEFT, or use `load_model_and_processor`."
+            )
+
+    def set_adapter(self, adapter_name: list[str] | str) -> None:
+        """As in Transformers, but also where only some adapters saved whole modules, and after `disable_adapters`.
+
+        Args:
+            adapter_name (`str` or `list[str]`): The adapter to put to work, or several at once. A module that none of
+                them saved whole is the base's own again.
+
+        Raises:
+            ValueError: If there is no such adapter, or several of them saved the same module whole.
+        """
+        names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
+        listed = list(getattr(self, "peft_config", {}))
+        if not names or not set(names) <= set(listed):
+            raise ValueError(f"`adapter_name` is {adapter_name!r}; choose of those that are loaded: {listed}.")
+        wrappers = [module for module in self.modules() if isinstance(module, _peft().utils.ModulesToSaveWrapper)]
+        chosen = [[name for name in names if name in wrapper.modules_to_save] for wrapper in wrappers]
+        for several in chosen:
+            if len(several) > 1:
+                raise ValueError(
+                    f"`adapter_name` is {adapter_name!r}, but {several} replace the same module; choose one of them."
+                )
+        for wrapper, name in zip(wrappers, chosen, strict=True):
+            wrapper.set_adapter(name)  # of none, the wrapper uses the original module
+            wrapper.enable_adapters(True)
+        for layer in self._adapted_layers():
+            layer.set_adapter(names)
+            layer.enable_adapters(True)
+
+    def delete_adapter(self, adapter_names: list[str] | str) -> None:
+        """As in Transformers, but where the active adapter goes, another one takes its place in all layers, or none.
+
+        Args:
+            adapter_names (`str` or `list[str]`): The adapters to delete.
+
+        Raises:
+            ValueError: If there is no such adapter.
+        """
+        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        listed = list(getattr(self, "peft_config", {}))
+        remaining = [name for name in listed if name not in names]
+        if remaining and set(names) <= set(listed) and not set(names).isdisjoint(self.active_adapters()):
+            is_disabled = self._is_disabled()
+            self.set_adapter([name for name in self.active_adapters() if name in remaining] or remaining[:1])
+            if is_disabled:
+                self.disable_adapters()
+        super().delete_adapter(names)
 
     def enable_adapters(self) -> None:
         """Undoes `disable_adapters`, also for the modules an adapter saved whole, which Transformers 5.23 forgets."""
@@ -289,6 +416,12 @@ class AdapterMixin:
         for module in self.modules():
             if hasattr(module, "modules_to_save") and hasattr(module, "original_module"):
                 module.enable_adapters(enabled=True)
+
+    def _adapted_layers(self) -> list[nn.Module]:
+        return [module for module in self.modules() if isinstance(module, _peft().tuners.tuners_utils.BaseTunerLayer)]
+
+    def _is_disabled(self) -> bool:
+        return any(layer.disable_adapters for layer in self._adapted_layers())
 
 
 def _refuse_pickles(options: Mapping) -> None:

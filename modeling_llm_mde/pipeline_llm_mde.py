@@ -97,12 +97,13 @@ def _processor_of(model, processor):
             [type(part).from_pretrained(name, **options) for part in parts], fields
         )
 
+    of_base = {name: value for name, value in options.items() if name not in ("revision", "subfolder")}
     try:
-        own = load(adapter, **options)
-    except OSError:  # the adapter brings none
+        own, given_by_base = load(adapter, **options), load(model.name_or_path, **of_base)
+    except OSError:  # the adapter brings none, or its base has none that `pipeline` could have loaded
         return processor
     # Another one than the base's has been chosen by the caller, and stays.
-    return own if processor.to_dict() == load(model.name_or_path).to_dict() else processor
+    return own if processor.to_dict() == given_by_base.to_dict() else processor
 
 
 def _as_picture(depth: torch.Tensor) -> Image.Image:

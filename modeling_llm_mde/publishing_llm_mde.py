@@ -3,19 +3,27 @@
 import inspect
 import os
 import tempfile
+import uuid
 from collections.abc import Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    ModelCard,
+    ModelInfo,
+    SpaceInfo,
+)
 from huggingface_hub.utils import (
     DEFAULT_IGNORE_PATTERNS,
     EntryNotFoundError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
-    RevisionNotFoundError,
     filter_repo_objects,
 )
 from transformers.modeling_utils import PreTrainedModel
@@ -30,6 +38,9 @@ UNFINISHED = "llm-mde-unfinished-upload"
 
 # Whole weights under all the names they may have. Of two kinds in one repository, the one file would be loaded.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
+
+# What a Hub of one's own says of something that it cannot do at all.
+NO_ROUTE = (404, 405, 501)
 
 
 class PublishingMixin:
@@ -107,6 +118,7 @@ def publish_folder(
     delete_patterns: Sequence[str] | None = None,
     readme: str | None = None,
     tag: str | None = None,
+    exist_ok: bool = True,
 ) -> CommitInfo:
     """
     Uploads a folder as one commit. A repository that is not there yet is made hidden and shown when the commit is in
@@ -131,40 +143,52 @@ def publish_folder(
         delete_patterns (`Sequence[str]`, *optional*): As there, but one without a slash means files on top only.
         readme (`str`, *optional*): README.md of the commit, instead of the folder's.
         tag (`str`, *optional*): Another name for the commit, which stays with it; not with `create_pr`.
+        exist_ok (`bool`, *optional*, defaults to `True`): Whether the repository may turn out to exist when it is
+            made, on a Hub that does not tell before.
 
     Returns:
         `huggingface_hub.CommitInfo`: Where the commit is.
 
     Raises:
-        ValueError: If `create_pr` is set and there is no such repository.
+        ValueError: If `create_pr` is set and there is no such repository, or the branch or tag cannot be made.
     """
     api = HfApi(token=token)
     repo_id = full_name(repo_id, api)
     where = {"repo_id": repo_id, "repo_type": repo_type}
-    is_new = not api.repo_exists(**where)
+    info = find_repository(api, **where)
+    is_new = info is None
     if is_new and create_pr:
         raise ValueError(
             f"`create_pr` is set, but there is no {repo_type} {repo_id!r} to propose a commit to; leave it out to "
             "make the repository."
         )
+    show = stays_hidden = False
     if is_new:
-        show = _create_hidden(api, where, private)
-    else:
-        is_new = not create_pr and is_unfinished(api, **where)
+        try:
+            show = _create_hidden(api, where, private)
+        except HfHubHTTPError as error:
+            if error.response.status_code != 409 or not exist_ok:
+                raise
+            is_new = False
+    elif not create_pr:
+        is_new = is_unfinished(api, **where)
         show = is_new and not private
+        stays_hidden = not is_new and info.private and private is None and is_empty(api, **where)
 
     is_main_or_proposal = revision in (None, "main") or revision.startswith("refs/pr/")
     branch = None if create_pr or is_main_or_proposal else revision
     if branch is not None and not is_new:
-        api.create_branch(**where, branch=branch, exist_ok=True)
+        _make_branch(api, where, branch)
     target = None if is_new else revision
     added = _files(Path(folder), allow_patterns, ignore_patterns)
     if readme is not None:
         added["README.md"] = readme.encode()
     removed = []
     if delete_patterns and not is_new:
-        there = {file.rfilename for file in api.repo_info(**where, revision=target).siblings or ()}
-        for name in sorted(there - {".gitattributes", *added}):
+        there = files_in(api, **where, revision=target)
+        if there is None:
+            logger.warning(f"This Hub does not list the files of {repo_id}: what a former version left there stays.")
+        for name in sorted((there or set()) - {".gitattributes", *added}):
             patterns = [pattern for pattern in delete_patterns if "/" in pattern or "/" not in name]
             removed += filter_repo_objects([name], allow_patterns=patterns)
     commit = api.create_commit(
@@ -178,12 +202,26 @@ def publish_folder(
         revision=target,
         create_pr=create_pr,
     )
-    if branch is not None and is_new:
-        api.create_branch(**where, branch=branch, exist_ok=True)
-    if tag is not None:
-        api.create_tag(**where, tag=tag, revision=commit.oid)
+    refused = None
+    try:
+        if branch is not None and is_new:
+            refused = f"branch {branch!r}"
+            api.create_branch(**where, branch=branch, exist_ok=True)
+        if tag is not None:
+            refused = f"tag {tag!r}"
+            api.create_tag(**where, tag=tag, revision=commit.oid)
+    except HfHubHTTPError as error:  # the repository is complete nevertheless
+        failure = error
+    else:
+        failure = None
     if show:
         _show(api, where)
+    elif stays_hidden:
+        logger.warning(f"{repo_id} was hidden before and stays so; its settings page can change that.")
+    if failure is not None:
+        raise ValueError(
+            f"the commit is there ({commit.oid}), but the {refused} was refused ({reason_of(failure)})."
+        ) from failure
     return commit
 
 
@@ -192,11 +230,66 @@ def full_name(repo_id: str, api: HfApi) -> str:
     return repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
 
 
+def is_missing(error: Exception) -> bool:
+    """Whether an error of the client says that something is not there, if only by its status."""
+    if isinstance(error, LocalEntryNotFoundError):  # also where there is no network: then nobody knows
+        error = error.__cause__
+    return isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 404)
+
+
+def reason_of(error: HfHubHTTPError) -> str:
+    """Status and words of a refusal, in one line."""
+    said = error.server_message or error.response.reason_phrase
+    return f"{error.response.status_code}: {' '.join(said.split())}"
+
+
+def find_repository(api: HfApi, repo_id: str, repo_type: str = "model") -> ModelInfo | SpaceInfo | None:
+    """What the Hub tells of a repository; `None` if there is none that this token may see."""
+    try:
+        return api.repo_info(repo_id, repo_type=repo_type)
+    except HfHubHTTPError as error:
+        if not is_missing(error):
+            raise
+        return None
+
+
+def has_revision(api: HfApi, repo_id: str, revision: str, repo_type: str = "model") -> bool:
+    """Whether there is such a branch, tag or commit."""
+    try:
+        return api.revision_exists(repo_id, revision, repo_type=repo_type)
+    except HfHubHTTPError as error:
+        if not is_missing(error):
+            raise
+        return False
+
+
+def files_in(api: HfApi, repo_id: str, repo_type: str = "model", revision: str | None = None) -> set[str] | None:
+    """Names of the files of a repository; `None` if the Hub does not list them."""
+    where = {"repo_id": repo_id, "repo_type": repo_type, "revision": revision}
+    for listing in (
+        lambda: [file.rfilename for file in api.repo_info(**where).siblings],
+        lambda: api.list_repo_files(**where),
+    ):
+        try:
+            return set(listing())
+        except TypeError:  # without siblings
+            continue
+        except HfHubHTTPError as error:
+            if error.response.status_code not in NO_ROUTE:
+                raise
+    return None
+
+
+def is_empty(api: HfApi, repo_id: str, repo_type: str = "model") -> bool:
+    """Whether a repository has nothing but what the Hub puts into new ones."""
+    made_by_hub = {".gitattributes", "README.md"} if repo_type == "space" else {".gitattributes"}
+    files = files_in(api, repo_id, repo_type)
+    return files is not None and files <= made_by_hub
+
+
 def is_unfinished(api: HfApi, repo_id: str, repo_type: str = "model") -> bool:
     """Whether [`publish_folder`] made this repository, and was cut off before it could show it."""
-    return api.repo_info(repo_id, repo_type=repo_type).private and api.revision_exists(
-        repo_id, UNFINISHED, repo_type=repo_type
-    )
+    return api.repo_info(repo_id, repo_type=repo_type).private and has_revision(api, repo_id, UNFINISHED, repo_type)
 
 
 def readme_for(
@@ -223,12 +316,9 @@ def _published_card(api: HfApi, repo_id: str, revision: str | None) -> ModelCard
     for each in dict.fromkeys([revision, None]):
         try:
             return ModelCard.load(api.hf_hub_download(repo_id, "README.md", revision=each))
-        except RevisionNotFoundError:
-            continue
-        except LocalEntryNotFoundError:  # no network: nobody knows
-            raise
-        except (EntryNotFoundError, RepositoryNotFoundError):
-            break
+        except (EntryNotFoundError, HfHubHTTPError) as error:
+            if not is_missing(error):
+                raise
     return None
 
 
@@ -246,38 +336,81 @@ def _create_hidden(api: HfApi, where: dict[str, str], private: bool | None) -> b
     hidden = True
     if private is None and not _is_own(api, where["repo_id"]):
         hidden = None  # an organisation may have its own default, which only a new repository tells
+    elif not private and not _has_settings(api, where):
+        hidden = private  # what cannot be shown again is not hidden
     space_sdk = "gradio" if where["repo_type"] == "space" else None
     api.create_repo(**where, private=hidden, space_sdk=space_sdk)
-    if hidden is None:
-        if api.repo_info(**where).private:
-            return False
-        try:
-            api.update_repo_settings(**where, private=True)
-        except HfHubHTTPError as error:
-            logger.warning(f"{where['repo_id']} can be seen while it is uploaded: it may not be hidden ({error}).")
-            return False
     if private:
         return False
+    if hidden is None and getattr(find_repository(api, **where), "private", False):
+        return False
+    try:
+        api.update_repo_settings(**where, private=True)
+    except HfHubHTTPError as error:
+        if not hidden or _replace_by_visible(api, where, error, space_sdk):
+            name = where["repo_id"]
+            logger.warning(f"{name} can be seen while it is uploaded: it may not be hidden ({reason_of(error)}).")
+            return False
     try:
         api.create_branch(**where, branch=UNFINISHED)
     except HfHubHTTPError as error:
-        logger.info(f"If the upload is cut off, {where['repo_id']} will have to be shown by hand: {error}")
+        logger.info(f"If the upload is cut off, {where['repo_id']} will have to be shown by hand: {reason_of(error)}")
     return True
+
+
+def _has_settings(api: HfApi, where: dict[str, str]) -> bool:
+    """Whether the Hub may be able to show a hidden repository: it is asked for one that nobody has."""
+    nobodys = f"{where['repo_id'].split('/')[0]}/{uuid.uuid4().hex}"
+    try:
+        api.update_repo_settings(nobodys, repo_type=where["repo_type"], private=True)
+    except RepositoryNotFoundError:
+        return True
+    except HfHubHTTPError as error:
+        return error.response.status_code not in NO_ROUTE
+    return True
+
+
+def _replace_by_visible(api: HfApi, where: dict[str, str], error: HfHubHTTPError, space_sdk: str | None) -> bool:
+    """A repository that was just made, is empty and could not be shown later, made again for all to see."""
+    if error.response.status_code not in NO_ROUTE:
+        return False
+    try:
+        api.delete_repo(**where)
+    except HfHubHTTPError:
+        return False
+    api.create_repo(**where, private=False, space_sdk=space_sdk)
+    return True
+
+
+def _make_branch(api: HfApi, where: dict[str, str], branch: str) -> None:
+    try:
+        api.create_branch(**where, branch=branch, exist_ok=True)
+    except HfHubHTTPError as error:
+        if error.response.status_code not in NO_ROUTE:
+            raise
+        if not has_revision(api, where["repo_id"], branch, where["repo_type"]):
+            raise ValueError(
+                f"`revision` is {branch!r}, a branch that {where['repo_id']!r} lacks and this Hub does not make "
+                f"({reason_of(error)}); leave it out to commit to the main one."
+            ) from error
 
 
 def _show(api: HfApi, where: dict[str, str]) -> None:
     try:
         api.update_repo_settings(**where, private=False)
     except HfHubHTTPError as error:
-        logger.warning(
-            f"{where['repo_id']} is complete but hidden, since the token may not change its settings ({error}); "
-            "change its visibility on its settings page."
-        )
+        if not getattr(find_repository(api, **where), "private", True):
+            return  # a Hub that hides nothing
+        cause = "this Hub has no route to change its visibility"
+        way_out = "ask who runs it"
+        if error.response.status_code not in NO_ROUTE:
+            cause, way_out = "the token may not change its settings", "change its visibility on its settings page"
+        logger.warning(f"{where['repo_id']} is complete but hidden, since {cause} ({reason_of(error)}); {way_out}.")
         return
     try:
         api.delete_branch(**where, branch=UNFINISHED)
     except HfHubHTTPError as error:
-        logger.info(f"The branch {UNFINISHED!r} of {where['repo_id']} is of no use any more: {error}")
+        logger.info(f"The branch {UNFINISHED!r} of {where['repo_id']} is of no use any more: {reason_of(error)}")
 
 
 def _is_own(api: HfApi, repo_id: str) -> bool:
@@ -288,4 +421,16 @@ def _is_own(api: HfApi, repo_id: str) -> bool:
         return False
 
 
-__all__ = ["UNFINISHED", "PublishingMixin", "full_name", "is_unfinished", "publish_folder", "readme_for"]
+__all__ = [
+    "UNFINISHED",
+    "PublishingMixin",
+    "find_repository",
+    "full_name",
+    "has_revision",
+    "is_empty",
+    "is_missing",
+    "is_unfinished",
+    "publish_folder",
+    "readme_for",
+    "reason_of",
+]

@@ -292,8 +292,8 @@ def write_glb(
         path (`str` or `os.PathLike`): Where to write; the folder has to exist.
         vertices (`np.ndarray` of shape `(num_vertices, 3)`): x, y, z in metres, finite, at least one; x right, y down,
             z forward as everywhere here. The file has (x, -y, -z), as glTF wants it.
-        colours (`np.ndarray` of shape `(num_vertices, 3)`, *optional*): sRGB, uint8. The file has them linear with 16
-            bits, as 8 would merge dark ones.
+        colours (`np.ndarray` of shape `(num_vertices, 3)`, *optional*): sRGB, uint8. The file has them as linear
+            `COLOR_0` under an unlit material, with 16 bits, as 8 would merge dark ones.
         triangles (`np.ndarray` of shape `(num_triangles, 3)`, *optional*): Integers, three vertices each,
             counter-clockwise as the camera sees them; both sides are shown.
         comments (`Sequence[str]`, *optional*): More lines for `asset.extras`, such as the camera.

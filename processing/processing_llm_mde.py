@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard, ModelCardData
-from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from torch import Tensor
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import ImageInput
@@ -363,36 +363,24 @@ def _publish(
     create_pr: bool = False,
     tags: str | Sequence[str] | None = None,
 ) -> CommitInfo:
-    """One commit with these files; a new repository is hidden until it has them. The card is the model's business."""
+    """One commit with these files, to a repository that may be new. The card is the model's business."""
     api = HfApi(token=token)
     if "/" not in repo_id:
         repo_id = f"{api.whoami()['name']}/{repo_id}"
-    is_new = not create_pr and not api.repo_exists(repo_id)
-    show = False
-    if is_new:
-        # An organisation may have its own default for new repositories, which can then be seen while they are filled.
-        is_known = private is not None or api.whoami()["name"] == repo_id.split("/")[0]
-        hidden = True if is_known else None
-        api.create_repo(repo_id, private=hidden)
-        show = hidden and not private
-    branch = None if create_pr or (revision or "").startswith("refs/pr/") else revision
-    if branch is not None and not is_new:
-        api.create_branch(repo_id, branch=branch, exist_ok=True)
+    if not create_pr:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision not in (None, "main") and not revision.startswith("refs/pr/"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
     additions = [CommitOperationAdd(file.name, file) for file in files]
     card = _tagged_card(api, repo_id, revision, [tags] if isinstance(tags, str) else list(tags or ()))
-    commit = api.create_commit(
+    return api.create_commit(
         repo_id,
         [*additions, *([] if card is None else [CommitOperationAdd("README.md", str(card).encode())])],
         commit_message=commit_message or "Upload processor",
         commit_description=commit_description,
-        revision=None if is_new else revision,
+        revision=revision,
         create_pr=create_pr,
     )
-    if branch is not None and is_new:  # which has the commit on its main branch, too: nobody can load an empty one
-        api.create_branch(repo_id, branch=branch, exist_ok=True)
-    if show:
-        api.update_repo_settings(repo_id, private=False)
-    return commit
 
 
 def _tagged_card(api: HfApi, repo_id: str, revision: str | None, tags: list[str]) -> ModelCard | None:
@@ -401,9 +389,11 @@ def _tagged_card(api: HfApi, repo_id: str, revision: str | None, tags: list[str]
         return None
     try:
         card = ModelCard.load(api.hf_hub_download(repo_id, "README.md", revision=revision))
-    except LocalEntryNotFoundError:  # no network: nobody knows
-        raise
-    except (EntryNotFoundError, RevisionNotFoundError):
+    except (EntryNotFoundError, HfHubHTTPError) as error:
+        # A Hub of one's own may say by the status alone that there is no card; without a network nobody knows.
+        answer = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
+        if not isinstance(answer, HfHubHTTPError) or answer.response.status_code != 404:
+            raise
         card = ModelCard(f"---\n{ModelCardData(tags=[])}\n---\n")
     known = card.data.tags or []
     card.data.tags = list(dict.fromkeys([*known, *tags]))

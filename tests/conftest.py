@@ -1,8 +1,12 @@
 """Small configurations and models, built in memory; nothing is downloaded."""
 
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # huggingface_hub reads it once, when it is imported
+# Code of model folders is copied here to be run; processes that share the place would read what another still writes.
+os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="llm-mde-modules-")
 
 import pytest
 import torch
@@ -11,6 +15,10 @@ from transformers import BertConfig, ViTConfig
 from llm_mde import LLMMDEConfig, LLMMDEForDepthEstimation, LLMMDEImageProcessor, LLMMDEProcessor
 
 VOCAB_SIZE = 99
+
+
+def pytest_unconfigure():
+    shutil.rmtree(os.environ["HF_MODULES_CACHE"], ignore_errors=True)
 
 
 def make_config(vision_config=None, text_config=None, **overrides) -> LLMMDEConfig:

@@ -79,6 +79,9 @@ class HubServer:
             user "stranger".
         requests (`list[Request]`): All that were seen, oldest first.
         private_by_default (`bool`): Whether accounts are set to make new repositories private; `False` unless set.
+        missing_routes (`set[str]`): What this Hub does not speak, by the names in `ROUTES`; empty unless set.
+        has_error_codes (`bool`): Whether refusals say by `X-Error-Code` what is not there; `True` unless set.
+        has_siblings (`bool`): Whether the info of a repository lists its files; `True` unless set.
     """
 
     def __init__(self):
@@ -90,6 +93,8 @@ class HubServer:
         }
         self.requests: list[Request] = []
         self.private_by_default = False
+        self.missing_routes: set[str] = set()
+        self.has_error_codes = self.has_siblings = True
         self._repositories: dict[tuple[str, str], Repository] = {}
         self._objects: dict[str, bytes] = {}  # LFS files by SHA-256
         self._signing_key = secrets.token_bytes()
@@ -183,6 +188,8 @@ class HubServer:
                 if refusal.code is not None:
                     headers["X-Error-Code"] = refusal.code
                 response = json_response(data, refusal.status, headers)
+            if not self.has_error_codes:
+                response.headers.pop("X-Error-Code", None)
             request.status = response.status
         return response
 
@@ -195,7 +202,7 @@ class HubServer:
         method = "GET" if request.method == "HEAD" else request.method
         for route_method, pattern, writes, name in ROUTES:
             match = re.fullmatch(pattern, urlsplit(request.path).path)
-            if match is not None and method == route_method:
+            if match is not None and method == route_method and name not in self.missing_routes:
                 values = {key: unquote(value) for key, value in match.groupdict().items() if value is not None}
                 if "repo_id" not in values:
                     return getattr(self, f"_{name}")(request)
@@ -288,6 +295,8 @@ class HubServer:
             "siblings": siblings,
             "cardData": card,
         }
+        if not self.has_siblings:
+            del info["siblings"]
         if repository.kind == "spaces":
             info["sdk"] = card.get("sdk", repository.sdk)
         return json_response(info | {name: card[name] for name in ("pipeline_tag", "library_name") if name in card})

@@ -251,6 +251,30 @@ def test_a_pipeline_takes_the_processor_of_the_adapter_unless_another_is_chosen(
     assert pipeline("depth-estimation", processor=chosen, **options).processor is chosen
 
 
+def test_a_pipeline_reads_private_repositories_with_the_token_it_is_given(made, hub_server, monkeypatch):
+    api = HfApi(endpoint=hub_server.url, token=hub_server.token)
+    for name in ("base", "indoor"):
+        api.create_repo(f"tester/{name}", private=True)
+        api.upload_folder(repo_id=f"tester/{name}", folder_path=made / name)
+    api.create_tag("tester/base", tag="v1")
+    monkeypatch.delenv("HF_TOKEN")
+    options = {"model": "tester/indoor", "pipeline_class": LLMMDEDepthEstimationPipeline, "device": "cpu"}
+    with pytest.raises(OSError, match="tester/indoor"):
+        pipeline("depth-estimation", **options)
+    estimate = pipeline("depth-estimation", token=hub_server.token, **options)
+    assert estimate.processor.image_processor.size["height"] == 40  # the adapter's own
+
+
+def test_a_processor_that_was_chosen_stays_where_the_base_has_none(made, tmp_path):
+    base, adapter = copy_of(made / "base", tmp_path / "base"), copy_of(made / "indoor", tmp_path / "indoor")
+    chosen = LLMMDEProcessor.from_pretrained(base)
+    for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json"):
+        (base / name).unlink()
+    rename_base(adapter, str(base), None)
+    options = {"pipeline_class": LLMMDEDepthEstimationPipeline, "device": "cpu"}
+    assert pipeline("depth-estimation", model=str(adapter), processor=chosen, **options).processor is chosen
+
+
 class LeavesAMark:
     def __init__(self, mark):
         self.mark = mark

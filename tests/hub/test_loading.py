@@ -202,3 +202,29 @@ def test_an_adapter_is_told_from_a_model_and_from_nothing(adapter, model_folder,
     assert is_adapter(adapter[0])
     assert not is_adapter(model_folder)
     assert not is_adapter(tmp_path / "nothing")
+
+
+def test_half_a_download_of_an_adapter_is_refused_by_name(adapter):
+    folder, _ = adapter
+    file = folder / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"adapter' has an adapter_model\.safetensors that is cut short"):
+        load_model_and_processor(folder, device="cpu")
+
+
+@pytest.mark.parametrize("by_peft", [False, True], ids=["load_adapter", "PeftModel"])
+def test_a_model_with_an_adapter_in_it_is_not_written_as_a_whole_one(by_peft, adapter, tmp_path, pixel_values):
+    peft = pytest.importorskip("peft")
+    folder, expected = adapter
+    model, processor = make_pair()
+    if by_peft:
+        model = peft.PeftModel.from_pretrained(model, str(folder))
+    else:
+        model.load_adapter(str(folder))
+    with pytest.raises(ValueError, match="`model` has layers of an adapter in it"):
+        write_model_folder(tmp_path / "whole", model, processor)
+    assert not (tmp_path / "whole").exists()
+    merged, processor = load_model_and_processor(folder, device="cpu")  # the way out
+    write_model_folder(tmp_path / "whole", merged, processor)
+    whole, _ = load_model_and_processor(tmp_path / "whole", device="cpu")
+    torch.testing.assert_close(depth_of(whole, pixel_values), expected, rtol=0, atol=1e-4)

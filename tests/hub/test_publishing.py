@@ -172,9 +172,9 @@ def test_whoever_sees_the_repository_can_load_it(hub_server, tmp_path, photo):
 def test_a_new_repository_is_hidden_until_it_is_complete(hub_server, model_folder):
     push(model_folder, "tester/rooms")
     moments = hub_server.moments("tester/rooms")
-    assert [moment.private for moment in moments] == [True, True, False]
-    assert moments[0].files == {".gitattributes"}
-    assert "model.safetensors" in moments[1].files
+    assert [moment.private for moment in moments] == [True, True, True, False]
+    assert moments[1].files == {".gitattributes"}
+    assert "model.safetensors" in moments[2].files
     assert hub_server.branches("tester/rooms") == {"main"}
 
 
@@ -282,8 +282,15 @@ def test_after_a_first_upload_cut_off_there_is_nothing_to_see_and_the_same_call_
 def test_a_push_that_was_cut_off_before_it_could_show_the_repository_is_ended_by_the_next(
     hub_server, model_folder, monkeypatch
 ):
+    change_settings = HfApi.update_repo_settings
+
+    def cut_when_shown(self, *args, private, **kwargs):
+        if not private:
+            raise OSError("cut")
+        return change_settings(self, *args, private=private, **kwargs)
+
     with monkeypatch.context() as patch:
-        patch.setattr(HfApi, "update_repo_settings", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("cut")))
+        patch.setattr(HfApi, "update_repo_settings", cut_when_shown)
         with pytest.raises(ValueError, match="cut"):
             push(model_folder, "tester/rooms")
     assert hub_server.is_private("tester/rooms")
@@ -292,16 +299,19 @@ def test_a_push_that_was_cut_off_before_it_could_show_the_repository_is_ended_by
     assert len(hub_server.commits("tester/rooms")) == 2
 
 
-def test_an_empty_repository_that_somebody_hid_stays_hidden(hub_server, model_folder):
+def test_an_empty_repository_that_somebody_hid_stays_hidden_and_that_is_said(hub_server, model_folder, warnings):
     HfApi().create_repo("tester/rooms", private=True)
     push(model_folder, "tester/rooms")
     assert published(hub_server, "tester/rooms") == contents(model_folder)
     assert hub_server.is_private("tester/rooms")
+    assert warnings == ["tester/rooms was hidden before and stays so; its settings page can change that."]
 
 
 def answer_with(status):
     def answer(*args, **kwargs):
-        raise HfHubHTTPError("", response=SimpleNamespace(headers={}, request=None, status_code=status))
+        raise HfHubHTTPError(
+            "", response=SimpleNamespace(headers={}, request=None, status_code=status, reason_phrase="No")
+        )
 
     return answer
 
@@ -321,6 +331,124 @@ def test_a_token_that_may_not_change_settings_leaves_the_repository_hidden_and_s
 def test_without_a_network_there_is_one_line(hub_server, model_folder):
     hub_server.stop()
     with pytest.raises(ValueError, match=f"the Hub \\({hub_server.url}\\) cannot be reached .*: nothing was sent"):
+        push(model_folder, "tester/rooms")
+
+
+# Hubs of one's own, which speak less
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """What the upload warns of; each in one line."""
+    said = []
+    monkeypatch.setattr("llm_mde.publishing_llm_mde.logger.warning", said.append)
+    yield said
+    assert all("\n" not in line for line in said)
+
+
+SPARE_ROUTES = {"settings", "delete", "create_branch", "delete_branch", "create_tag", "refs", "commits", "tree"}
+
+
+def test_a_hub_with_nothing_to_spare_is_enough(hub_server, model_folder, warnings, photo):
+    hub_server.missing_routes = {*SPARE_ROUTES, "paths_info"}
+    hub_server.has_error_codes = hub_server.has_siblings = False
+    push(model_folder, "tester/rooms")
+    assert published(hub_server, "tester/rooms") == contents(model_folder)
+    assert not hub_server.is_private("tester/rooms")
+    assert len(warnings) == 1 and "tester/rooms can be seen while it is uploaded" in warnings[0]
+    with pytest.raises(ValueError, match="a model that exists"):
+        push(model_folder, "tester/rooms")
+    push(make_folder(model_folder.parent / "second", seed=1), "tester/rooms", update=True)
+    assert "does not list the files of tester/rooms" in warnings[1]
+    for each in make_pair():
+        for name in ("both", "both", type(each).__name__):
+            each.push_to_hub(name, tags=["indoor"])
+    assert "- indoor" in hub_server.files("tester/both")["README.md"].decode()
+    assert all(not hub_server.is_private(name) for name in hub_server.repositories())
+    assert depth_of("tester/both", photo).shape == (40, 60)
+
+
+def test_a_hub_without_info_takes_a_new_model_and_an_update(hub_server, model_folder, warnings):
+    hub_server.missing_routes = {*SPARE_ROUTES, "info"}
+    push(model_folder, "tester/rooms")
+    second = make_folder(model_folder.parent / "second", seed=1)
+    with pytest.raises(ValueError, match=r"'tester/rooms', which exists by now .*`update=True`"):
+        push(second, "tester/rooms")
+    assert published(hub_server, "tester/rooms") == contents(model_folder)
+    push(second, "tester/rooms", update=True)
+    assert published(hub_server, "tester/rooms") == contents(second)
+    make_pair()[0].push_to_hub("tester/rooms")
+    assert any("does not list the files of tester/rooms" in line for line in warnings)
+
+
+def test_a_hub_that_could_not_show_a_hidden_repository_gets_a_visible_one(
+    hub_server, model_folder, warnings, monkeypatch
+):
+    """Also where only the repository itself tells so; and where it cannot be made anew, that is said."""
+    monkeypatch.setattr("llm_mde.publishing_llm_mde._has_settings", lambda api, where: True)
+    hub_server.missing_routes = {"settings"}
+    push(model_folder, "tester/rooms")
+    assert not hub_server.is_private("tester/rooms")
+    assert len(warnings) == 1 and "can be seen while it is uploaded" in warnings[0]
+    hub_server.missing_routes = {"settings", "delete"}
+    push(model_folder, "tester/street")
+    assert hub_server.is_private("tester/street")
+    assert published(hub_server, "tester/street") == contents(model_folder)
+    assert "tester/street is complete but hidden, since this Hub has no route to change its visibility" in warnings[1]
+
+
+@pytest.mark.parametrize("refused", ["tag 'v1'", "branch 'street'"])
+def test_a_refused_tag_or_branch_comes_after_a_complete_commit_that_can_be_seen(refused, hub_server, model_folder):
+    names = {"tag": "v1"} if refused.startswith("tag") else {"revision": "street"}
+    hub_server.missing_routes = {"create_tag", "create_branch"}
+    with pytest.raises(
+        ValueError, match=rf"^the commit is there \(\w{{40}}\), but the {refused} was refused \(404: .*\)"
+    ) as e:
+        push(model_folder, "tester/rooms", **names)
+    assert "\n" not in str(e.value)
+    assert published(hub_server, "tester/rooms") == contents(model_folder)
+    assert not hub_server.is_private("tester/rooms")
+
+
+def test_a_branch_that_the_hub_does_not_make_is_named(hub_server, model_folder):
+    push(model_folder, "tester/rooms")
+    HfApi().create_branch("tester/rooms", branch="old")
+    hub_server.missing_routes = {"create_branch"}
+    with pytest.raises(ValueError, match="`revision` is 'street', a branch that 'tester/rooms' lacks"):
+        push(model_folder, "tester/rooms", revision="street", update=True)
+    model, _ = make_pair()
+    with pytest.raises(ValueError, match="`revision` is 'street'"):
+        model.push_to_hub("tester/rooms", revision="street")
+    model.push_to_hub("tester/rooms", revision="old")
+    assert published(hub_server, "tester/rooms") == contents(model_folder)
+
+
+def test_a_repository_made_by_hand_is_not_taken_for_an_upload_of_ours(hub_server, model_folder):
+    HfApi().create_repo("tester/rooms")
+    with pytest.raises(ValueError, match="a model that exists"):
+        push(model_folder, "tester/rooms")
+    assert published(hub_server, "tester/rooms") == {}
+    push(model_folder, "tester/rooms", update=True)
+    assert published(hub_server, "tester/rooms") == contents(model_folder)
+
+
+def test_without_a_list_of_files_stale_ones_are_found_in_the_tree(hub_server, tmp_path):
+    model_folder = make_folder(tmp_path / "first")
+    (model_folder / "model.safetensors").unlink()
+    make_pair()[0].save_pretrained(model_folder, max_shard_size="100KB")
+    push(model_folder, "tester/rooms")
+    hub_server.has_siblings = False
+    whole = make_folder(tmp_path / "whole")
+    push(whole, "tester/rooms", update=True)
+    assert published(hub_server, "tester/rooms") == contents(whole)
+
+
+def test_a_client_that_speaks_xet_to_a_hub_that_does_not_is_told_how_to_stop_it(hub_server, model_folder, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("Data processing error: xet-write-token")
+
+    monkeypatch.setattr(HfApi, "create_commit", fail)
+    with pytest.raises(ValueError, match="does not speak Xet, set HF_HUB_DISABLE_XET=1"):
         push(model_folder, "tester/rooms")
 
 
@@ -553,7 +681,7 @@ def test_a_space_is_published_as_a_space(hub_server, space_folder):
     assert files["README.md"].decode() == SPACE_CARD
     assert {"app.py", "requirements.txt", "model/model.safetensors", "model/modeling_llm_mde.py"} <= set(files)
     moments = hub_server.moments("tester/depth", repo_type="space")
-    assert [moment.private for moment in moments] == [True, True, False]
+    assert [moment.private for moment in moments] == [True, True, True, False]
     with pytest.raises(ValueError, match="a space that exists"):
         push(space_folder, "tester/depth")
 
@@ -602,7 +730,7 @@ def test_push_to_hub_of_a_model_is_one_commit_that_loads_with_a_card_of_its_own(
     assert [title for _, title in hub_server.commits("tester/rooms")[1:]] == ["Upload model", "Upload processor"]
     moments = hub_server.moments("tester/rooms")
     assert all("model.safetensors" in moment.files for moment in moments if not moment.private)
-    assert [moment.private for moment in moments] == [True, True, False, False]
+    assert [moment.private for moment in moments] == [True, True, True, False, False]
     assert depth_of("tester/rooms", photo).shape == (40, 60)
 
 
@@ -683,20 +811,22 @@ def test_branches_and_proposals_by_the_methods(hub_server, tmp_path):
     assert LLMMDEProcessor.from_pretrained("tester/rooms", revision="refs/pr/2").max_prompt_length == 80
 
 
-def test_a_branch_of_a_new_repository_by_the_methods_does_not_leave_its_main_branch_empty(hub_server):
-    for each in make_pair():
-        name = f"tester/{type(each).__name__}"
-        each.push_to_hub(name, revision="street")
-        assert hub_server.files(name) == hub_server.files(name, "street")
-        assert hub_server.branches(name) == {"main", "street"}
+def test_a_branch_of_a_new_repository_by_the_model_does_not_leave_its_main_branch_empty(hub_server):
+    make_pair()[0].push_to_hub("tester/rooms", revision="street")
+    assert hub_server.files("tester/rooms") == hub_server.files("tester/rooms", "street")
+    assert hub_server.branches("tester/rooms") == {"main", "street"}
 
 
-def test_a_processor_alone_is_hidden_until_it_is_complete(hub_server):
-    make_pair()[1].push_to_hub("words", tags="prompts")
-    moments = hub_server.moments("tester/words")
-    assert [moment.private for moment in moments] == [True, True, False]
+def test_a_processor_alone_is_one_commit(hub_server):
+    _, processor = make_pair()
+    processor.push_to_hub("words", tags="prompts", private=True)
+    assert [title for _, title in hub_server.commits("tester/words")] == ["initial commit", "Upload processor"]
     assert hub_server.files("tester/words")["README.md"] == b"---\ntags:\n- prompts\n---\n"
+    assert hub_server.is_private("tester/words")
     LLMMDEProcessor.from_pretrained("tester/words")
+    processor.push_to_hub("more", revision="street")
+    assert "processor_config.json" in hub_server.files("tester/more", "street")
+    assert not hub_server.is_private("tester/more")
 
 
 def test_a_model_that_carries_an_adapter_pushes_the_adapter(hub_server, adapter_folder):
@@ -736,13 +866,12 @@ class FakeApi:
     def whoami(self):
         return {"name": "tester"}
 
-    def repo_exists(self, repo_id, repo_type):
-        return self.private is not None
-
     def create_repo(self, repo_id, repo_type, private, space_sdk):
         self.private = self.default_is_private if private is None else private
 
     def repo_info(self, repo_id, repo_type):
+        if self.private is None:
+            answer_with(404)()
         return type("Info", (), {"private": self.private})
 
     def update_repo_settings(self, repo_id, repo_type, private):

@@ -108,7 +108,7 @@ def test_every_relative_import_of_a_travelling_file_is_a_sibling(tmp_path):
 
 
 def test_travelling_files_import_only_what_every_user_of_transformers_has():
-    allowed = {"torch", "torchvision", "transformers", "huggingface_hub", "numpy", "PIL"} | set(
+    allowed = {"torch", "torchvision", "transformers", "safetensors", "huggingface_hub", "numpy", "PIL"} | set(
         sys.stdlib_module_names
     )
     travelling = [

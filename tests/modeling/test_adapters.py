@@ -1,13 +1,16 @@
 """Adapters around the parts that remember their result: adding, switching, disabling and merging show at once."""
 
 import copy
+import json
 import logging
+import pickle
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, GPT2Config
 
+from llm_mde import LLMMDEForDepthEstimation
 from llm_mde.adapters_llm_mde import FINGERPRINT_KEY, base_fingerprint
 from tests.conftest import VOCAB_SIZE, make_model
 
@@ -15,6 +18,7 @@ peft = pytest.importorskip("peft")
 
 LORA = {"r": 4, "lora_alpha": 8, "init_lora_weights": False}
 ON_PROJECTIONS = {**LORA, "target_modules": ["prototype_key", "prototype_value", "patch_query"]}
+ON_QUERIES = {**LORA, "target_modules": ["self.query", "q_proj"]}
 WHOLE_MODULES = {**LORA, "target_modules": ["self.query"], "modules_to_save": ["text_prototypes", "reprogramming"]}
 
 
@@ -32,17 +36,18 @@ def adapters(tmp_path, pixel_values):
     return depth
 
 
-def save_adapter(folder, pixel_values, seed=0, **model_overrides) -> torch.Tensor:
+def save_adapter(folder, pixel_values, seed=0, options=WHOLE_MODULES, **model_overrides) -> torch.Tensor:
     torch.manual_seed(seed)
     base = make_model(**model_overrides)
-    fingerprint_of = copy.deepcopy(base.state_dict())
     torch.manual_seed(seed)
-    trained = peft.get_peft_model(base, peft.LoraConfig(**WHOLE_MODULES)).eval()
+    trained = peft.get_peft_model(base, peft.LoraConfig(**options)).eval()
     perturb(trained, seed)
     trained.save_pretrained(folder)
     file = folder / "adapter_model.safetensors"
     weights = load_file(file)
-    save_file(weights, file, metadata={"format": "pt", FINGERPRINT_KEY: base_fingerprint(fingerprint_of, weights)})
+    # As `write_adapter_folder` does, from the adapted model.
+    metadata = {"format": "pt", FINGERPRINT_KEY: base_fingerprint(trained.state_dict(), weights)}
+    save_file(weights, file, metadata=metadata)
     return depth_of(trained, pixel_values)
 
 
@@ -55,7 +60,8 @@ def perturb(model, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "modules_to_save" in name and "prototype" in name and parameter.requires_grad:
+            is_exact_copy = "lora_magnitude_vector" in name or ("modules_to_save" in name and "prototype" in name)
+            if is_exact_copy and parameter.requires_grad:
                 parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
 
 
@@ -186,6 +192,232 @@ def test_loading_a_second_adapter_reports_nothing_missing(adapters, caplog):
         assert not info.unexpected_keys
     transformers_logger.removeHandler(caplog.handler)
     assert not [record for record in caplog.records if "LOAD REPORT" in record.getMessage()]
+
+
+@pytest.mark.parametrize("options", [ON_PROJECTIONS, WHOLE_MODULES], ids=["projections", "whole-modules"])
+def test_the_magnitudes_of_dora_are_loaded(options, pixel_values, tmp_path):
+    """Transformers looks for them under another name, and leaves them as they began."""
+    options = {**options, "use_dora": True}
+    expected = save_adapter(tmp_path / "dora", pixel_values, options=options)
+    assert any("lora_magnitude_vector" in name for name in load_file(tmp_path / "dora" / "adapter_model.safetensors"))
+    model = make_model()
+    info = model.load_adapter(str(tmp_path / "dora"))
+    assert not info.missing_keys
+    assert torch.equal(depth_of(model, pixel_values), expected)
+    make_model().save_pretrained(tmp_path / "base")
+    rewrite_config(tmp_path / "dora", base_model_name_or_path=str(tmp_path / "base"))
+    loaded = LLMMDEForDepthEstimation.from_pretrained(tmp_path / "dora")
+    torch.testing.assert_close(depth_of(loaded, pixel_values), expected, rtol=0, atol=1e-5)
+
+
+def rewrite_config(folder, **changes) -> None:
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize("whole_modules_are_first", [True, False])
+def test_an_adapter_with_whole_modules_lives_beside_one_without(whole_modules_are_first, pixel_values, tmp_path):
+    depth = {
+        "whole": save_adapter(tmp_path / "whole", pixel_values, seed=1),
+        "low": save_adapter(tmp_path / "low", pixel_values, seed=2, options=ON_QUERIES),
+    }
+    first, second = depth if whole_modules_are_first else reversed(depth)
+    model = make_model()
+    without = depth_of(model, pixel_values)
+    assert (depth["low"] - without).abs().max() > 1e-4
+    for name in (first, second):
+        model.load_adapter(str(tmp_path / name), name)
+        assert torch.equal(depth_of(model, pixel_values), depth[name])
+    for name in (first, second, first):
+        model.set_adapter(name)
+        assert torch.equal(depth_of(model, pixel_values), depth[name])
+        model.disable_adapters()
+        assert torch.equal(depth_of(model, pixel_values), without)
+        model.enable_adapters()
+        assert torch.equal(depth_of(model, pixel_values), depth[name])
+    model.delete_adapter(first)  # which is active, so that the other one takes its place
+    assert model.active_adapters() == [second]
+    assert torch.equal(depth_of(model, pixel_values), depth[second])
+    model.load_adapter(str(tmp_path / first), first)
+    assert torch.equal(depth_of(model, pixel_values), depth[first])
+    model.delete_adapter(second)
+    assert torch.equal(depth_of(model, pixel_values), depth[first])
+
+
+def test_deleting_the_active_adapter_while_all_are_disabled_leaves_them_disabled(adapters, pixel_values):
+    model = make_model()
+    without = depth_of(model, pixel_values)
+    for folder in adapters:
+        model.load_adapter(str(folder), folder.name)
+    model.disable_adapters()
+    model.delete_adapter("street")
+    assert torch.equal(depth_of(model, pixel_values), without)
+    model.enable_adapters()
+    assert torch.equal(depth_of(model, pixel_values), next(iter(adapters.values())))
+
+
+def test_an_adapter_that_is_asked_for_ends_the_disabling(adapters, pixel_values):
+    (indoor_folder, indoor), (street_folder, street) = adapters.items()
+    model = make_model()
+    model.load_adapter(str(indoor_folder), "indoor")
+    model.disable_adapters()
+    model.set_adapter("indoor")
+    assert torch.equal(depth_of(model, pixel_values), indoor)
+    model.disable_adapters()
+    model.load_adapter(str(street_folder), "street")
+    assert torch.equal(depth_of(model, pixel_values), street)
+
+
+def test_adapters_that_cannot_be_set_are_refused_and_the_active_one_stays(adapters, pixel_values):
+    model = make_model()
+    with pytest.raises(ValueError, match=r"`adapter_name` is 'indoor'; choose of those that are loaded: \[\]"):
+        model.set_adapter("indoor")
+    for folder in adapters:
+        model.load_adapter(str(folder), folder.name)
+    for choice, message in (
+        (["indoor", "street"], "replace the same module"),
+        ("garden", "that are loaded"),
+        ([], ""),
+    ):
+        with pytest.raises(ValueError, match=f"`adapter_name` is .*{message}"):
+            model.set_adapter(choice)
+    assert torch.equal(depth_of(model, pixel_values), adapters[folder])
+
+
+@pytest.mark.parametrize("has_another", [False, True], ids=["bare", "with-another-adapter"])
+def test_an_adapter_whose_weights_fail_to_load_is_not_left_half_loaded(
+    has_another, adapters, pixel_values, monkeypatch
+):
+    """For instance for want of memory."""
+    (indoor_folder, indoor), (street_folder, street) = adapters.items()
+    model = make_model()
+    if has_another:
+        model.load_adapter(str(indoor_folder), "indoor")
+        model.disable_adapters()
+    before = depth_of(model, pixel_values)
+    trainable = [parameter.requires_grad for parameter in model.parameters()]
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(model, "_load_pretrained_model", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            model.load_adapter(str(street_folder), "street")
+    assert list(getattr(model, "peft_config", {})) == (["indoor"] if has_another else [])
+    assert model._hf_peft_config_loaded is has_another
+    assert [parameter.requires_grad for parameter in model.parameters()] == trainable
+    assert torch.equal(depth_of(model, pixel_values), before)
+    if has_another:
+        model.enable_adapters()
+        assert torch.equal(depth_of(model, pixel_values), indoor)
+    model.load_adapter(str(street_folder), "street")
+    assert torch.equal(depth_of(model, pixel_values), street)
+
+
+DAMAGES = {
+    "truncated": lambda weights: weights[: len(weights) // 2],
+    "one byte short": lambda weights: weights[:-1],
+    "header cut": lambda weights: weights[:500],
+    "empty": lambda weights: b"",
+    "git-lfs pointer": lambda weights: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n",
+    "pickle": lambda weights: pickle.dumps({"weight": [0.0] * 100}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_file_of_weights_is_refused_and_the_whole_one_loads_then(damage, adapters, pixel_values):
+    folder, expected = next(iter(adapters.items()))
+    file = folder / "adapter_model.safetensors"
+    whole = file.read_bytes()
+    model = make_model()
+    names = list(model.state_dict())
+    file.write_bytes(damage(whole))
+    with pytest.raises(ValueError, match=r"(?s)indoor' has an adapter_model\.safetensors that .* download it again"):
+        model.load_adapter(str(folder), "indoor")
+    assert list(model.state_dict()) == names
+    file.write_bytes(whole)
+    model.load_adapter(str(folder), "indoor")
+    assert torch.equal(depth_of(model, pixel_values), expected)
+
+
+DAMAGED_CONFIGS = {
+    "garbage": ("{not json", "Expecting property name"),
+    "empty": ("", "Expecting value"),
+    "no text": (b"\xff\xfe", "codec can't decode"),
+    "list": ("[]", "it holds a list"),
+    "null": ("null", "it holds a NoneType"),
+    "unknown type": ('{"peft_type": "MAGIC", "base_model_name_or_path": "b"}', "`peft_type` is 'MAGIC'"),
+    "no type": ('{"base_model_name_or_path": "b"}', "`peft_type` is None"),
+}
+
+
+@pytest.mark.parametrize("route", ["load_adapter", "from_pretrained"])
+@pytest.mark.parametrize(("content", "message"), DAMAGED_CONFIGS.values(), ids=DAMAGED_CONFIGS)
+def test_a_damaged_configuration_of_an_adapter_is_refused_by_name(content, message, route, adapters):
+    folder = next(iter(adapters))
+    (folder / "adapter_config.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    load = make_model().load_adapter if route == "load_adapter" else LLMMDEForDepthEstimation.from_pretrained
+    with pytest.raises(ValueError, match=f"indoor' has an adapter_config.json that cannot be used .*{message}"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("base", [None, "", 7])
+def test_an_adapter_that_names_no_base_cannot_stand_for_a_model(base, adapters, pixel_values):
+    folder, expected = next(iter(adapters.items()))
+    rewrite_config(folder, base_model_name_or_path=base)
+    with pytest.raises(ValueError, match=f"indoor' has .* whose `base_model_name_or_path` is {base!r}"):
+        LLMMDEForDepthEstimation.from_pretrained(folder)
+    model = make_model()
+    model.load_adapter(str(folder))
+    assert torch.equal(depth_of(model, pixel_values), expected)
+
+
+def test_an_adapter_in_a_subfolder_finds_its_base_at_the_top(adapters, pixel_values, tmp_path):
+    folder, expected = next(iter(adapters.items()))
+    make_model().save_pretrained(tmp_path / "base")
+    rewrite_config(folder, base_model_name_or_path=str(tmp_path / "base"))
+    model = LLMMDEForDepthEstimation.from_pretrained(tmp_path, subfolder="indoor")
+    torch.testing.assert_close(depth_of(model, pixel_values), expected, rtol=0, atol=1e-5)
+
+
+class HasMore(LLMMDEForDepthEstimation):
+    """A subclass as users write them: another layer, and another argument."""
+
+    def __init__(self, config, num_classes):
+        super().__init__(config)
+        self.scene = torch.nn.Linear(3, num_classes)
+
+
+def test_adapters_go_onto_a_subclass_with_more_layers_and_arguments(adapters, pixel_values):
+    model = HasMore(make_model().config, 5)
+    model.load_state_dict(make_model().state_dict(), strict=False)
+    model.eval()
+    for folder, expected in adapters.items():
+        model.load_adapter(str(folder), folder.name)
+        assert torch.equal(depth_of(model, pixel_values), expected)
+    other = HasMore(make_model(num_prototypes=11).config, 5)
+    with pytest.raises(ValueError, match=r"is \(10, 32\) in the adapter and \(11, 32\) in the model"):
+        other.load_adapter(str(folder))
+
+
+@pytest.mark.parametrize("way", ["pissa", "olora"])
+def test_an_adapter_that_moved_weights_into_its_base_is_not_refused(way, pixel_values, tmp_path):
+    """Its base has other signs from then on, in a way that loading the adapter repeats."""
+    options = {"r": 4, "target_modules": ["self.query"], "init_lora_weights": way}
+    expected = save_adapter(tmp_path / way, pixel_values, options=options)
+    model = make_model()
+    model.load_adapter(str(tmp_path / way))
+    torch.testing.assert_close(depth_of(model, pixel_values), expected, rtol=0, atol=1e-4)
+
+
+def test_more_words_and_another_form_of_prototypes_are_the_same_base(pixel_values, tmp_path):
+    expected = save_adapter(tmp_path / "low", pixel_values, options=ON_QUERIES)
+    converted, resized = make_model().convert_prototypes("vocabulary"), make_model()
+    resized.resize_token_embeddings(VOCAB_SIZE + 3)
+    for model in (converted, resized):
+        model.load_adapter(str(tmp_path / "low"))
+    torch.testing.assert_close(depth_of(converted, pixel_values), expected, rtol=0, atol=1e-4)
 
 
 def test_a_batch_of_two_equals_two_of_one_under_each_adapter(adapters, pixel_values):
