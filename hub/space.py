@@ -12,7 +12,14 @@ import llm_mde
 from llm_mde import processing
 from llm_mde.adapters_llm_mde import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, AdapterFiles
 from llm_mde.demonstration import MARK, train_demonstration_model
-from llm_mde.page.settings import DEMONSTRATION, MODEL_FOLDER, SETTINGS_FILE, read_space_settings
+from llm_mde.page.settings import (
+    DEMONSTRATION,
+    DEMONSTRATION_NAME,
+    MODEL_FOLDER,
+    SETTINGS_FILE,
+    model_name,
+    read_space_settings,
+)
 
 from .folders import appearing_whole, write_model_folder
 from .loading import is_adapter, load_model_and_processor
@@ -77,11 +84,13 @@ def write_space_folder(
             raise ValueError(f"`adapters` has {str(place)!r}, a folder without {ADAPTER_CONFIG_NAME}.")
     inside = {name: f"{ADAPTERS_FOLDER}/{name}" for name in local_adapters}
     on_hub = {name: str(place) for name, place in adapters.items() if name not in inside}
+    is_demonstration = is_local and (model is None or Path(model, MARK).is_file())
     settings = {
         "model": MODEL_FOLDER if is_local else str(model),
         "revision": revision,
         "adapters": {name: (inside | on_hub)[name] for name in adapters},
-        "note": DEMONSTRATION if is_local and (model is None or Path(model, MARK).is_file()) else "",
+        "note": DEMONSTRATION if is_demonstration else "",
+        "name": DEMONSTRATION_NAME if is_demonstration else model_name(model),
     }
     models = [*([] if is_local else [str(model)]), *(place.partition("@")[0] for place in on_hub.values())]
     with appearing_whole(folder) as unfinished:

@@ -11,8 +11,9 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 try:
@@ -92,7 +93,7 @@ def predict(
         "prompt_tokens_read": min(estimate.num_tokens, estimator.processors[adapter].max_prompt_length),
         "camera": camera.source,
         "field_of_view_degrees": round(field_of_view(camera.intrinsics, estimate.size[1]), 2),
-        "model": Path(settings().model).name if Path(settings().model).is_dir() else settings().model,
+        "model": settings().name,
         "revision": settings().revision,
         "adapter": adapter,
         "device": str(estimator.device),
@@ -102,19 +103,26 @@ def predict(
 
 
 def friendly(handler: Callable) -> Callable:
-    """The handler, whose failures reach the page as one sentence and never as a stack trace."""
+    """The handler, whose failures reach the page as one sentence beside all that is shown, never as a stack trace."""
 
     @functools.wraps(handler)
     def run(*args, **kwargs):
         try:
             return handler(*args, **kwargs)
-        except Refusal as refusal:
-            raise gr.Error(html.escape(str(refusal)), title="Please note", print_exception=False) from None
-        except Exception:
-            logger.exception("%s failed", handler.__name__)
-            raise gr.Error("This did not work; the log of the server says why.", print_exception=False) from None
+        except Exception as error:
+            # No `gr.Error`: it would cover every output of the event, which still holds the last good result.
+            gr.Warning(html.escape(sentence(error, handler)))
+            return gr.skip()
 
     return run
+
+
+def sentence(error: Exception, handler: Callable) -> str:
+    """What to tell whoever asked; what they cannot mend goes to the log."""
+    if isinstance(error, Refusal):
+        return str(error)
+    logger.error("%s failed", handler.__name__, exc_info=error)
+    return "This did not work; the log of the server says why."
 
 
 @contextmanager
@@ -122,6 +130,10 @@ def new_folder() -> Iterator[Path]:
     """A folder in Gradio's cache, whose files are deleted after `KEPT_SECONDS`; after a failure it goes at once."""
     cache = Path(get_upload_folder())
     cache.mkdir(parents=True, exist_ok=True)
+    for old in cache.glob("tmp*"):  # Gradio deletes files alone
+        with suppress(OSError):  # it is not empty, or another call was faster
+            if time.time() - old.stat().st_mtime > KEPT_SECONDS:
+                old.rmdir()
     folder = Path(tempfile.mkdtemp(dir=cache))
     try:
         yield folder
@@ -136,6 +148,8 @@ def uploaded(photograph: dict | None) -> Path:
     # Gradio checks the paths of uploads alone, and what is none a client says itself.
     if not any(path.is_relative_to(folder) for folder in (EXAMPLES, Path(get_upload_folder()).resolve())):
         raise Refusal("Please choose a photograph first.")
+    if not path.is_file():
+        raise Refusal("This photograph is no longer here: uploads are kept for an hour. Please choose it again.")
     return path
 
 
@@ -149,16 +163,21 @@ def as_adapter(name: str | None) -> str | None:
     return None if name in (None, "", NO_ADAPTER) else str(name)
 
 
-def as_number(value: str | float | None, name: str) -> float | None:
+def as_angle(value: str | float | None) -> float | None:
+    """Degrees, also as people write them: `60,5` or `90°`."""
+    written = "" if value is None else str(value).strip()
     try:
-        return None if value in (None, "") else float(value)
-    except (TypeError, ValueError):
-        raise Refusal(f"{name} has to be a number, such as 60.") from None
+        return float(written.removesuffix("°").replace(",", ".")) if written else None
+    except ValueError:  # also of True, which is no number of degrees
+        raise Refusal("The field of view has to be a number of degrees, such as 60.") from None
 
 
 def as_camera(estimate: DepthEstimate, fov: str, intrinsics: str) -> Camera:
-    numbers = [as_number(word, "Each of fx, fy, cx and cy") for word in intrinsics.replace(",", " ").split()]
-    return camera_of(estimate, as_number(fov, "The field of view"), numbers or None)
+    try:
+        numbers = [float(word) for word in intrinsics.replace(",", " ").split()]
+    except ValueError:
+        raise Refusal("Please give fx fy cx cy in pixels, such as 525 525 319.5 239.5.") from None
+    return camera_of(estimate, as_angle(fov), numbers or None)
 
 
 def download(path: Path) -> dict:
@@ -174,7 +193,7 @@ def shown(estimate: DepthEstimate, cmap: str) -> tuple:
         views.facts(estimator, estimate),
         estimate.prompt,
         views.prompt_note(estimator, estimate),
-        *([], estimate.picture, "", ""),  # points, and what was read there
+        *([], estimate.picture, "", "", "", ""),  # points, what was read there, column and row
         *(None, None, None, ""),  # comparison of prompts
         *[gr.update(interactive=False)] * 4,  # downloads, until they are written
         *(None, ""),  # surface and its camera
@@ -208,6 +227,7 @@ def on_colours(estimate: DepthEstimate | None, cmap: str) -> tuple:
 
 @friendly
 def on_files(estimate: DepthEstimate | None) -> list:
+    """After every new estimate."""
     with new_folder() as folder:
         files = write_depth_files(folder, load_model().metres(present(estimate)))
     return [download(path) for path in files]
@@ -215,16 +235,20 @@ def on_files(estimate: DepthEstimate | None) -> list:
 
 @friendly
 def on_scene(estimate: DepthEstimate | None, fov: str, intrinsics: str) -> tuple:
-    camera = as_camera(present(estimate), fov, intrinsics)
-    with new_folder() as folder:
-        glb, ply = write_scene_files(folder, load_model(), estimate, camera)
-    return str(glb), download(glb), download(ply), views.camera_note(camera, estimate.size[1])
+    return surface_seen(estimate, as_camera(present(estimate), fov, intrinsics))
 
 
 @friendly
-def on_camera(estimate: DepthEstimate | None, points: list, fov: str, intrinsics: str) -> str:
+def on_camera(estimate: DepthEstimate | None, points: list, fov: str, intrinsics: str) -> tuple:
     camera = as_camera(present(estimate), fov, intrinsics)
-    return views.reading(load_model(), estimate, points, camera)
+    return *surface_seen(estimate, camera), views.reading(load_model(), estimate, points, camera)
+
+
+def surface_seen(estimate: DepthEstimate, camera: Camera) -> tuple:
+    """The surface, it and its points to take away, and the camera they rest on."""
+    with new_folder() as folder:
+        glb, ply = write_scene_files(folder, load_model(), estimate, camera)
+    return str(glb), download(glb), download(ply), views.camera_note(camera, estimate.size[1])
 
 
 @friendly
@@ -235,12 +259,13 @@ def on_click(estimate: DepthEstimate | None, points: list, fov: str, intrinsics:
 
 
 @friendly
-def on_pixel(
-    estimate: DepthEstimate | None, points: list, fov: str, intrinsics: str, column: float | None, row: float | None
-) -> tuple:
-    if column is None or row is None:
-        raise Refusal("Please enter a column and a row.")
-    return measured(present(estimate), points, int(column), int(row), as_camera(estimate, fov, intrinsics))
+def on_pixel(estimate: DepthEstimate | None, points: list, fov: str, intrinsics: str, column: str, row: str) -> tuple:
+    camera = as_camera(present(estimate), fov, intrinsics)
+    try:
+        column, row = int(column), int(row)
+    except (TypeError, ValueError):
+        raise Refusal("Please enter a column and a row, whole numbers such as 12 and 34.") from None
+    return measured(estimate, points, column, row, camera)
 
 
 def measured(estimate: DepthEstimate, points: list, column: int, row: int, camera: Camera) -> tuple:
@@ -261,20 +286,22 @@ def measured(estimate: DepthEstimate, points: list, column: int, row: int, camer
 
 @friendly
 def on_clear(estimate: DepthEstimate | None) -> tuple:
-    return [], None if estimate is None else estimate.picture, "", ""
+    return [], None if estimate is None else estimate.picture, "", "", "", ""
 
 
-@friendly
 def on_predict(
     photograph: dict, prompt: str | None = None, fov: float | None = None, adapter: str | None = None
 ) -> list:
     """Depth of a photograph in metres: a summary, a 16-bit PNG in millimetres, an NPY in metres, a surface as GLB and
     its points as PLY. `prompt` replaces the one that is written from the photograph, `fov` is the horizontal field of
     view in degrees, `adapter` one of those that the page offers."""
-    path, fov = uploaded(photograph), as_number(fov, "The field of view")
-    with new_folder() as folder:
-        summary, files = predict(path, folder, str(prompt) if prompt else None, fov, as_adapter(adapter))
-    return [summary, *map(str, files)]
+    try:
+        path, fov = uploaded(photograph), as_angle(fov)
+        with new_folder() as folder:
+            summary, files = predict(path, folder, str(prompt) if prompt else None, fov, as_adapter(adapter))
+        return [summary, *map(str, files)]
+    except Exception as error:
+        raise gr.Error(sentence(error, on_predict), print_exception=False) from None
 
 
 def build_demo() -> gr.Blocks:
@@ -299,6 +326,7 @@ def build_demo() -> gr.Blocks:
                     value=NO_ADAPTER,
                     label="Adapter",
                     visible=bool(adapters),
+                    filterable=False,  # else the list stays open behind whoever leaves it with the tab key
                     elem_id="adapter",
                 )
                 button = gr.Button("Estimate depth", variant="primary", elem_id="estimate")
@@ -313,8 +341,10 @@ def build_demo() -> gr.Blocks:
                 scale = gr.HTML(elem_id="legend")
                 numbers = gr.HTML(elem_id="facts")
         with gr.Row():
-            cmap = gr.Dropdown(list(COLOUR_MAPS.items()), value="turbo", label="Colours", elem_id="colours")
-            # Gradio's Number cannot be empty: it would send 0.
+            cmap = gr.Dropdown(
+                list(COLOUR_MAPS.items()), value="turbo", label="Colours", filterable=False, elem_id="colours"
+            )
+            # Here and below: Gradio's Number cannot be empty, it would send 0.
             fov = gr.Textbox(
                 label="Field of view across, in degrees", placeholder="EXIF's, else 60", max_lines=1, elem_id="fov"
             )
@@ -348,8 +378,8 @@ def build_demo() -> gr.Blocks:
                         picture.alt_text = "The photograph, to click; or enter column and row"  # gradio 6.31
                     with gr.Column(scale=5, min_width=300):
                         with gr.Row():
-                            column = gr.Number(label="Column", precision=0, min_width=100, elem_id="column")
-                            row = gr.Number(label="Row", precision=0, min_width=100, elem_id="row")
+                            column = gr.Textbox(label="Column", max_lines=1, min_width=100, elem_id="column")
+                            row = gr.Textbox(label="Row", max_lines=1, min_width=100, elem_id="row")
                         with gr.Row():
                             read = gr.Button("Read this pixel", min_width=120, elem_id="read-pixel")
                             clear = gr.Button("Clear points", min_width=120, elem_id="clear-points")
@@ -390,50 +420,52 @@ def build_demo() -> gr.Blocks:
         gr.Markdown(explanation())
 
         results = [estimate, slider, scale, numbers, prompt, prompt_text, points, picture, answer, words]
+        results += [column, row]
         results += [*looks, differences, png, npy, glb, ply, scene, camera_text]
         camera, surface = [fov, intrinsics], [scene, glb, ply, camera_text]
         unopened = {"inputs": [photograph, adapter, cmap], "outputs": results, "preprocess": False, **private}
-        estimates = [
-            button.click(on_estimate, **unopened),
-            with_prompt.click(on_prompt, [estimate, prompt, cmap], results, **private),
-        ]
+        button.click(on_estimate, **unopened)
+        with_prompt.click(on_prompt, [estimate, prompt, cmap], results, **private)
         if examples:
-            estimates.append(chosen.load_input_event.then(on_estimate, **unopened))
-        for event in estimates:
-            written = event.success(on_files, estimate, [png, npy], **private)
-            written.success(on_scene, [estimate, *camera], surface, **private)
-        given = gr.on(
-            [use_camera.click, fov.submit, intrinsics.submit], on_scene, [estimate, *camera], surface, **private
-        )
-        given.success(on_camera, [estimate, points, *camera], answer, **private)
+            chosen.load_input_event.then(on_estimate, **unopened)
+        # Not after these events but after a new estimate: where one was refused there is nothing to write.
+        written = estimate.change(on_files, estimate, [png, npy], **private)
+        written.then(on_scene, [estimate, *camera], surface, **private)
+        given = [use_camera.click, fov.submit, intrinsics.submit]
+        gr.on(given, on_camera, [estimate, points, *camera], [*surface, answer], **private)
         cmap.change(on_colours, [estimate, cmap], [slider, scale], **private)
         compare.click(on_compare, [estimate, prompt, cmap], [*looks, differences], **private)
         pixel = [points, picture, answer, words, column, row]
         picture.select(on_click, [estimate, points, *camera], pixel, **private)
         entered = [estimate, points, *camera, column, row]
         gr.on([read.click, column.submit, row.submit], on_pixel, entered, pixel, **private)
-        clear.click(on_clear, estimate, pixel[:4], **private)
+        clear.click(on_clear, estimate, pixel, **private)
 
         # For programs alone, with components of its own.
-        asked = [photograph, gr.Textbox(visible=False), gr.Number(visible=False), gr.Textbox(visible=False)]
-        files = [gr.File(visible=False) for _ in range(4)]
-        gr.Button(visible=False).click(
-            on_predict, asked, [gr.JSON(visible=False), *files], api_name="predict", preprocess=False
-        )
+        asked = [
+            photograph,
+            gr.Textbox(label="Prompt, else written from the photograph", visible=False),
+            gr.Number(label="Field of view across, in degrees, else EXIF's or 60", visible=False),
+            gr.Textbox(label="Adapter, else none", visible=False),
+        ]
+        contents = ("Depth, 16-bit PNG in millimetres", "Depth, NPY in metres", "Surface, GLB in metres")
+        answers = [gr.File(label=label, visible=False) for label in (*contents, "Points, PLY in metres")]
+        answers.insert(0, gr.JSON(label="Summary, depth in metres", visible=False))
+        gr.Button(visible=False).click(on_predict, asked, answers, api_name="predict", preprocess=False)
     return demo.queue(default_concurrency_limit=2, max_size=32)
 
 
 def heading() -> str:
     """What the page does, and with which model."""
     chosen, model = settings(), load_model().model
-    name = f"the folder `{Path(chosen.model).name}`" if Path(chosen.model).is_dir() else f"`{chosen.model}`"
     revision = f" at `{chosen.revision}`" if chosen.revision else ""
     encoders = f"{model.config.vision_config.model_type} and {model.config.text_config.model_type}"
     return (
         "# Metric depth from one photograph\n"
         "A vision transformer sees the photograph, a language model reads it after a prompt about it, and both become "
         "depth in metres ([LLM-MDE](https://arxiv.org/abs/2409.01133)). "
-        f"Model: {name}{revision} ({encoders}, {model.num_parameters() / 1e6:.3g} million weights). {chosen.note}"
+        f"Model: **{views.escaped(chosen.name)}**{revision} ({encoders}, {model.num_parameters() / 1e6:.3g} million "
+        f"weights). {chosen.note}"
     )
 
 
@@ -454,7 +486,8 @@ The surface is torn where depth jumps, and has at most 400 points along a side. 
 65.535 m, 0 beyond; the NPY holds float32 metres. Both have the size of the photograph.
 
 Photographs of up to {MAX_PIXELS / 1e6:.0f} megapixels and {MAX_BYTES / 1e6:.0f} MB are read. They and the results are
-deleted from this server after about an hour. Programs call the endpoint `/predict`: see "Use via API" below.
+deleted from this server after about an hour. Programs call the endpoint `/predict`: the address
+[`?view=api`](?view=api) of this page says how.
 """
 
 

@@ -32,7 +32,7 @@ def camera_of(estimate: DepthEstimate, fov: float | None = None, intrinsics: Seq
 
     Args:
         estimate ([`DepthEstimate`]): Of the photograph.
-        fov (`float`, *optional*): Horizontal field of view in degrees.
+        fov (`float`, *optional*): Horizontal field of view, 1 to 179 degrees.
         intrinsics (`Sequence[float]`, *optional*): fx, fy, cx and cy in pixels of the photograph.
 
     Raises:
@@ -41,15 +41,22 @@ def camera_of(estimate: DepthEstimate, fov: float | None = None, intrinsics: Seq
     height, width = estimate.size
     if intrinsics is not None:
         if len(intrinsics) != 4 or not all(map(math.isfinite, intrinsics)) or min(intrinsics[:2]) <= 0:
-            raise Refusal("Intrinsics are four numbers: fx, fy, cx and cy in pixels, the first two positive.")
+            raise Refusal(
+                "Intrinsics are four numbers, fx, fy, cx and cy in pixels, the first two positive, such as 525 525 "
+                "319.5 239.5."
+            )
         try:
             check_principal_point(Intrinsics(*intrinsics), width, height)
         except ValueError as error:
-            raise Refusal(str(error)) from error
+            raise Refusal(
+                f"The principal point at ({intrinsics[2]:g}, {intrinsics[3]:g}) lies outside this photograph of "
+                f"{width} x {height} pixels. Please give fx, fy, cx and cy in its pixels, or a field of view, which "
+                "suits every size."
+            ) from error
         return Camera(Intrinsics(*intrinsics), "the intrinsics entered")
     if fov is not None:
-        if not 0 < fov < 180:
-            raise Refusal("A field of view is an angle between 0 and 180 degrees.")
+        if not 1 <= fov <= 179:
+            raise Refusal("The field of view has to be an angle from 1 to 179 degrees.")
         return Camera(intrinsics_from_fov(width, height, fov), f"the field of view entered, {fov:g} degrees")
     if estimate.camera is not None:
         return Camera(estimate.camera.intrinsics, "the focal length in the photograph's EXIF")

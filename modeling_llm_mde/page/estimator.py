@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.utils import cached_file
 
+from llm_mde.adapters_llm_mde import ADAPTER_CONFIG_NAME
 from llm_mde.modeling_llm_mde import LLMMDEDepthEstimatorOutput
 from llm_mde.processing.photographs import Camera
 from llm_mde.prototype_reading import PrototypeReader, PrototypeShare, patch_of_pixel
@@ -26,7 +28,7 @@ MAX_PROMPT_CHARACTERS = 2000
 PICTURE_SIDE = 1024  # the longer side of what is shown, in pixels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # by identity, which has a hash: by it Gradio sees that a new one is there
 class DepthEstimate:
     """What the model made of one photograph, small enough to be kept for everyone who has the page open.
 
@@ -262,6 +264,8 @@ def load_estimator(
         )
     processors = {None: processor}
     for name, (adapter, adapter_revision) in (adapters or {}).items():
+        if Path(adapter).is_dir() and not Path(adapter, ADAPTER_CONFIG_NAME).is_file():
+            raise ValueError(f"`adapters` has {name!r}, but the folder {adapter!r} has no {ADAPTER_CONFIG_NAME}.")
         try:
             base.load_adapter(adapter, name, adapter_kwargs={"revision": adapter_revision})
         except OSError as error:

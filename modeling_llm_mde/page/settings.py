@@ -9,6 +9,7 @@ from pathlib import Path
 NO_ADAPTER = "none"
 MODEL_FOLDER = "model"
 SETTINGS_FILE = "space.json"
+DEMONSTRATION_NAME = "the demonstration model"
 DEMONSTRATION = (
     "This is the demonstration model: small, and trained for minutes. It shows that every part works; it is not a "
     "good depth model."
@@ -24,26 +25,41 @@ class SpaceSettings:
         revision (`str`, *optional*): Branch, tag or commit of a Hub id.
         adapters (`dict[str, tuple[str, str | None]]`): By the name to choose them by, folder or Hub id, and revision.
         note (`str`): A sentence about the model.
+        name (`str`): What visitors read it is called; by default after the folder or the Hub id.
     """
 
     model: str
     revision: str | None = None
     adapters: dict[str, tuple[str, str | None]] = field(default_factory=dict)
     note: str = ""
+    name: str = ""
+
+    def __post_init__(self):
+        if not self.name:
+            object.__setattr__(self, "name", model_name(self.model))
+
+
+def model_name(model: str | Path) -> str:
+    """The Hub id, or the name of the folder; a folder called `model` has that of the one around it."""
+    if not Path(model).is_dir():
+        return str(model)
+    folder = Path(model).resolve()
+    return folder.parent.name if folder.name == MODEL_FOLDER else folder.name
 
 
 def read_space_settings(environment: Mapping[str, str], folder: Path) -> SpaceSettings:
     """
     Reads LLM_MDE_MODEL, LLM_MDE_REVISION and LLM_MDE_ADAPTERS (`name=place,name=place@revision`); for each that is not
-    set `model`, `revision`, `adapters` (an object of names and places) and `note` of `space.json`; without a model
-    there, takes the folder `model`. Places are Hub ids, or folders also beside these two.
+    set `model`, `revision`, `adapters` (an object of names and places), `note` and `name` of `space.json`; without a
+    model there, takes the folder `model`. Places are Hub ids, or folders also beside these two.
 
     Args:
         environment (`Mapping[str, str]`): `os.environ`.
         folder (`Path`): Where the Space's `app.py` lies.
 
     Raises:
-        ValueError: If nothing names a model, or what does cannot be read.
+        ValueError: If nothing names a model, what does cannot be read, a place is a path where no folder is, or a
+            folder is to have a revision.
     """
     stated = _stated(folder / SETTINGS_FILE)
     adapters = stated.get("adapters") or {}
@@ -57,24 +73,27 @@ def read_space_settings(environment: Mapping[str, str], folder: Path) -> SpaceSe
             )
     if environment.get("LLM_MDE_MODEL"):
         # What `space.json` says is about another model.
-        (model, revision), note = _place(environment["LLM_MDE_MODEL"], folder), ""
+        (model, revision), note, name = _place(environment["LLM_MDE_MODEL"], folder), "", ""
         adapters = adapters if environment.get("LLM_MDE_ADAPTERS") else {}
     elif stated.get("model"):
         (model, revision), note = _place(stated["model"], folder), stated.get("note") or ""
-        revision = stated.get("revision") or revision
+        name, revision = stated.get("name") or "", stated.get("revision") or revision
     elif (folder / MODEL_FOLDER).is_dir():
         model, revision, note = str(folder / MODEL_FOLDER), None, stated.get("note", DEMONSTRATION)
+        name = stated.get("name") or (DEMONSTRATION_NAME if note == DEMONSTRATION else "")
     else:
         raise ValueError(
             "there is no model: set LLM_MDE_MODEL to a folder or Hub id, or make a Space that has one with "
             "`make space` or `llm-mde publish space`."
         )
-    return SpaceSettings(
-        model,
-        environment.get("LLM_MDE_REVISION") or revision,
-        {name: _place(place, folder) for name, place in adapters.items()},
-        note,
-    )
+    revision = environment.get("LLM_MDE_REVISION") or revision
+    if revision and Path(model).is_dir():
+        raise ValueError(
+            f"LLM_MDE_REVISION is {revision!r}, but the model is the folder {model!r}, and only Hub ids have "
+            "revisions: unset it, or set LLM_MDE_MODEL to a Hub id."
+        )
+    adapters = {adapter: _place(place, folder) for adapter, place in adapters.items()}
+    return SpaceSettings(model, revision, adapters, note, name)
 
 
 def _stated(path: Path) -> dict:
@@ -105,7 +124,9 @@ def _place(place: str, folder: Path) -> tuple[str, str | None]:
         if candidate.is_dir():
             return str(candidate), None
     name, _, revision = place.partition("@")
+    if Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ValueError(f"there is no folder {place!r}; give one that is there, or a Hub id such as user/name.")
     return name, revision or None
 
 
-__all__ = ["NO_ADAPTER", "SpaceSettings", "read_space_settings"]
+__all__ = ["NO_ADAPTER", "SpaceSettings", "model_name", "read_space_settings"]

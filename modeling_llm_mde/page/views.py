@@ -27,10 +27,12 @@ CSS = """
 .answer p { margin: 0 0 .35rem; }
 .note { margin: 0; font-size: .9rem; color: var(--body-text-color); opacity: .8; text-align: left; }
 .table { width: 100%; border-collapse: collapse; font-size: .95rem; color: var(--body-text-color); }
-.table :is(th, td) { text-align: left; padding: .3rem .6rem .3rem 0; vertical-align: top; overflow-wrap: anywhere; }
+.table :is(th, td) { text-align: left; padding: .3rem .6rem .3rem 0; vertical-align: top; }
 .table, .table * { border: 0; }
 .table :is(th, td) { border-bottom: 1px solid var(--border-color-primary); }
-.table th { overflow-wrap: normal; }
+.table td { overflow-wrap: anywhere; }
+.table th { overflow-wrap: normal; word-break: normal; }
+.table th:nth-child(-n + 2) { white-space: nowrap; }
 .table .number { white-space: nowrap; }
 #use-camera { align-self: center; }
 """

@@ -195,12 +195,8 @@ def test_the_model_in_it_predicts_as_the_one_it_was_made_from(model_folder, tmp_
     folder = write_space_folder(tmp_path / "space", model_folder)
     assert torch.equal(depth_of(folder / "model", pixel_values), depth_of(model_folder, pixel_values))
     settings = read_space_settings({}, folder)
-    assert (settings.model, settings.revision, settings.adapters, settings.note) == (
-        str(folder / "model"),
-        None,
-        {},
-        "",
-    )
+    assert (settings.model, settings.revision, settings.adapters) == (str(folder / "model"), None, {})
+    assert (settings.name, settings.note) == (model_folder.parent.name, "")  # its own folder is called `model`
 
 
 def test_the_card_of_the_model_comes_along_but_no_pickle_and_no_checkpoint(model_folder, tmp_path):
@@ -227,6 +223,7 @@ def test_a_hub_id_is_what_the_application_loads_and_the_header_names(tmp_path):
     assert not (folder / "model").exists()
     settings = read_space_settings({}, folder)
     assert (settings.model, settings.revision, settings.note) == ("user/llm-mde-nyu", "v1", "")
+    assert settings.name == stated(folder)["name"] == "user/llm-mde-nyu"
     header = check_header(folder / "README.md")
     assert header["models"] == ["user/llm-mde-nyu"]
     assert header["title"] == "Depth of rooms"
@@ -271,10 +268,12 @@ def test_the_demonstration_model_is_trained_and_called_by_its_name(tmp_path, mon
     folder = write_space_folder(tmp_path / "space")
     settings = read_space_settings({}, folder)
     assert (settings.model, settings.note) == (str(folder / "model"), DEMONSTRATION)
+    assert settings.name == "the demonstration model"
     # One that was trained before is still called so, also out of the Space.
     for number in range(2):
         folder = write_space_folder(tmp_path / f"again_{number}", folder / "model")
-        assert read_space_settings({}, folder).note == DEMONSTRATION
+        again = read_space_settings({}, folder)
+        assert (again.name, again.note) == (settings.name, DEMONSTRATION)
 
 
 @pytest.mark.slow

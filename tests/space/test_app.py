@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import struct
 import sys
 import threading
@@ -20,8 +21,8 @@ from llm_mde import LLMMDEDepthEstimationPipeline, LLMMDEImageProcessor, LLMMDEP
 from llm_mde.hub import load_model_and_processor, write_model_folder
 from llm_mde.page.downloads import camera_of, field_of_view, write_depth_files, write_scene_files
 from llm_mde.page.estimator import MAX_PROMPT_CHARACTERS, PICTURE_SIDE, DepthEstimator, load_estimator
-from llm_mde.page.settings import DEMONSTRATION, SpaceSettings, read_space_settings
-from llm_mde.page.uploads import Refusal, Upload, read_upload
+from llm_mde.page.settings import DEMONSTRATION, DEMONSTRATION_NAME, SpaceSettings, read_space_settings
+from llm_mde.page.uploads import MAX_PIXELS, Refusal, Upload, read_upload
 from llm_mde.page.views import camera_note, compared, facts, legend, marked, prompt_note, reading, region
 from llm_mde.processing import read_depth_png
 from llm_mde.processing.depth_files import read_depth
@@ -219,7 +220,7 @@ def test_an_unknown_adapter_is_refused(adapted):
 
 def test_a_folder_that_is_no_adapter_is_one_clear_line(base, tmp_path):
     pytest.importorskip("peft", reason="adapters need PEFT")
-    with pytest.raises(ValueError, match="'indoor'"):
+    with pytest.raises(ValueError, match=r"'indoor', but the folder .* has no adapter_config\.json\.$"):
         load_estimator(str(base), adapters={"indoor": (str(tmp_path), None)})
 
 
@@ -302,11 +303,12 @@ def test_the_camera_is_what_was_entered_else_exif_else_assumed_and_said(estimato
 
 @pytest.mark.parametrize(
     "entered",
-    [{"fov": 0.0}, {"fov": 180.0}, {"intrinsics": (1, 2, 3)}, {"intrinsics": (50, 50, 500, 20)}, {"fov": np.nan}],
+    [{"fov": 0.9}, {"fov": 179.1}, {"intrinsics": (1, 2, 3)}, {"intrinsics": (50, 50, 500, 20)}, {"fov": np.nan}],
 )
 def test_what_is_no_camera_is_refused(estimate, entered):
-    with pytest.raises(Refusal):
+    with pytest.raises(Refusal) as refusal:
         camera_of(estimate, **entered)
+    assert "`" not in str(refusal.value)  # a visitor has no arguments
 
 
 def test_a_photograph_is_upright_and_so_is_its_camera(tmp_path):
@@ -354,6 +356,13 @@ def test_a_photograph_with_too_many_pixels_is_refused_before_it_is_decoded(tmp_p
         read_upload(tmp_path / "a.png", max_pixels=PHOTOGRAPH[..., 0].size - 1)
     monkeypatch.undo()
     assert read_upload(tmp_path / "a.png", max_pixels=PHOTOGRAPH[..., 0].size).levels.shape == PHOTOGRAPH.shape
+
+
+def test_a_photograph_of_24_megapixels_is_read_and_a_larger_one_is_told_its_size(tmp_path):
+    assert MAX_PIXELS >= 5712 * 4284  # of a phone
+    Image.new("L", (5000, 5001)).save(tmp_path / "a.png")
+    with pytest.raises(Refusal, match="has 5000 x 5001 pixels, more than the 25 megapixels"):
+        read_upload(tmp_path / "a.png")
 
 
 def test_a_header_of_billions_of_pixels_is_refused(tmp_path):
@@ -442,7 +451,7 @@ def test_the_environment_goes_before_the_file_and_the_file_before_the_folder(tmp
         read_space_settings({}, tmp_path)
     (tmp_path / "model").mkdir()
     model = str(tmp_path / "model")
-    assert read_space_settings({}, tmp_path) == SpaceSettings(model, None, {}, DEMONSTRATION)
+    assert read_space_settings({}, tmp_path) == SpaceSettings(model, None, {}, DEMONSTRATION, DEMONSTRATION_NAME)
     stated = {"model": "user/a", "revision": "abc", "adapters": {"x": "user/b@c"}, "note": "Good."}
     (tmp_path / "space.json").write_text(json.dumps(stated))
     expected = SpaceSettings("user/a", "abc", {"x": ("user/b", "c")}, "Good.")
@@ -453,6 +462,25 @@ def test_the_environment_goes_before_the_file_and_the_file_before_the_folder(tmp
     assert read_space_settings(environment, tmp_path) == SpaceSettings("user/d", "v2", adapters)
     (tmp_path / "space.json").write_text('{"model": "model"}')
     assert read_space_settings({}, tmp_path).model == model
+    with pytest.raises(ValueError, match=r"LLM_MDE_REVISION is 'v2', but the model is the folder .*unset it"):
+        read_space_settings({"LLM_MDE_REVISION": "v2"}, tmp_path)
+
+
+def test_a_model_is_called_by_its_own_name(tmp_path):
+    (tmp_path / "rooms" / "model").mkdir(parents=True)
+    for place, name in (("rooms", "rooms"), ("rooms/model", "rooms"), ("user/model", "user/model")):
+        assert read_space_settings({"LLM_MDE_MODEL": place}, tmp_path).name == name
+    (tmp_path / "space.json").write_text('{"model": "rooms/model", "name": "Rooms, second edition"}')
+    assert read_space_settings({}, tmp_path).name == "Rooms, second edition"
+    assert read_space_settings({"LLM_MDE_MODEL": "user/a"}, tmp_path).name == "user/a"
+
+
+@pytest.mark.parametrize("place", ["/no/folder", "./model", "~/model", "outputs/rooms/model"])
+def test_a_path_without_a_folder_is_called_that(place, tmp_path):
+    with pytest.raises(ValueError, match=f"there is no folder '{place}'"):
+        read_space_settings({"LLM_MDE_MODEL": place}, tmp_path)
+    with pytest.raises(ValueError, match=f"there is no folder '{place}'"):
+        read_space_settings({"LLM_MDE_MODEL": "user/a", "LLM_MDE_ADAPTERS": f"x={place}"}, tmp_path)
 
 
 @pytest.mark.parametrize("adapters", ["indoor", "indoor=", "a=b,a=c", "none=user/a", "in.door=user/a", "a=b,,"])
@@ -504,33 +532,76 @@ def test_a_click_is_taken_where_it_is_in_the_photograph(app):
     points, _, answer, _, column, row = app.on_click(estimate, [], "", "", click)
     assert (column, row) == (1535, 0) and points == [(1535, 0)]
     assert f"{estimator.metres(estimate)[0, 1535]:.3f} m" in answer
-    points, *_ = app.on_pixel(estimate, points, "", "", 5, 6)
+    points, *_ = app.on_pixel(estimate, points, "", "", "5", "6")
     assert points == [(1535, 0), (5, 6)]
-    points, *_ = app.on_pixel(estimate, points, "", "", 7, 8)
+    points, *_ = app.on_pixel(estimate, points, "", "", "7", "8")
     assert points == [(7, 8)]
 
 
-def test_what_a_visitor_can_mend_is_said_and_escaped(app):
+def test_what_a_visitor_can_mend_is_said_and_escaped_and_all_results_stay(app, monkeypatch):
     import gradio as gr
 
-    estimate = app.load_model().estimate(Upload(PHOTOGRAPH))
+    estimate, told = app.load_model().estimate(Upload(PHOTOGRAPH)), []
+    monkeypatch.setattr(gr, "Warning", told.append)
     for call, sentence in (
         (lambda: app.on_estimate(None, "none", "turbo"), "choose a photograph"),
         (lambda: app.on_prompt(None, "a", "turbo"), "estimate the depth of a photograph first"),
         (lambda: app.on_prompt(estimate, "", "turbo"), "blank"),
         (lambda: app.on_pixel(estimate, [], "", "", 80, 0), "Columns go from 0 to 79 and rows from 0 to 59"),
-        (lambda: app.on_pixel(estimate, [], "", "", None, 0), "enter a column"),
-        (lambda: app.on_pixel(estimate, [], "wide", "", 1, 1), "has to be a number"),
-        (lambda: app.on_pixel(estimate, [], "", "1 2 3", 1, 1), "four numbers"),
-        (lambda: app.on_predict({"path": None}), "choose a photograph"),
+        (lambda: app.on_pixel(estimate, [], "", "", "", "0"), "enter a column"),
+        (lambda: app.on_pixel(estimate, [], "", "", "1.5", "0"), "whole numbers"),
+        (lambda: app.on_pixel(estimate, [], "wide", "", "1", "1"), "has to be a number of degrees"),
+        (lambda: app.on_pixel(estimate, [], "", "1 2 3", "1", "1"), "four numbers.*525 525 319.5 239.5"),
+        (lambda: app.on_camera(estimate, [], "", "a b c d"), "fx fy cx cy in pixels, such as 525"),
+        (lambda: app.on_estimate({"path": f"{write_upload()}.gone"}, "none", "turbo"), "is no longer here.*again"),
+        (lambda: app.on_estimate({"path": write_upload()}, "<i>", "turbo"), "adapter &#x27;&lt;i&gt;"),
     ):
-        with pytest.raises(gr.Error, match=sentence) as error:
-            call()
-        assert not error.value.print_exception
-    app.load_model().processors["<b>"] = app.load_model().processors[None]
-    with pytest.raises(gr.Error) as error:
-        app.on_predict({"path": write_upload()}, adapter="<i>")
-    assert "<" not in error.value.message
+        told.clear()
+        # A refusal of Gradio's own would cover every output with the word "Error".
+        assert call() == gr.skip()
+        (message,) = told
+        assert re.search(sentence, message) and "<" not in message
+
+
+def test_a_program_is_told_in_plain_text(app):
+    import gradio as gr
+
+    for photograph, adapter, sentence in (
+        ({"path": None}, None, "Please choose a photograph first."),
+        ({"path": write_upload()}, "<i>", "There is no adapter '<i>' here; choose none."),
+    ):
+        with pytest.raises(gr.Error) as error:
+            app.on_predict(photograph, adapter=adapter)
+        assert error.value.message == sentence and not error.value.print_exception
+    with pytest.raises(gr.Error, match="number of degrees"):
+        app.on_predict({"path": write_upload()}, fov=True)
+
+
+def test_a_field_of_view_is_read_as_people_write_it(app):
+    assert [app.as_angle(written) for written in ("60,5", " 90° ", 75, "", None)] == [60.5, 90, 75, None, None]
+
+
+def test_a_refused_estimate_starts_no_writing_of_files(app):
+    """Files follow a new estimate, told by its hash as Gradio does, and not the event that may have been refused."""
+    from gradio.utils import deep_hash
+
+    demo, estimator = app.build_demo(), app.load_model()
+    (state,) = {fn.inputs[0]._id for fn in demo.fns.values() if fn.name == "on_files"}
+    assert [fn.targets for fn in demo.fns.values() if fn.name == "on_files"] == [[(state, "change")]]
+    estimate = estimator.estimate(Upload(PHOTOGRAPH))
+    again = estimator.with_prompt(estimate, estimate.prompt)
+    assert deep_hash(estimate) == deep_hash(estimate) != deep_hash(again)
+
+
+def test_empty_folders_of_deleted_files_go_too(app):
+    cache = Path(os.environ["GRADIO_TEMP_DIR"])
+    for name in ("tmpold", "tmpfull", "tmpnew"):
+        (cache / name).mkdir(parents=True)
+    (cache / "tmpfull" / "depth.png").touch()
+    for name in ("tmpold", "tmpfull"):
+        os.utime(cache / name, times=(0, 0))
+    with app.new_folder() as folder:
+        assert {path.name for path in cache.iterdir()} == {"tmpfull", "tmpnew", folder.name}
 
 
 def test_a_defect_is_logged_and_its_trace_stays_off_the_page(app, monkeypatch, caplog):
@@ -541,11 +612,14 @@ def test_a_defect_is_logged_and_its_trace_stays_off_the_page(app, monkeypatch, c
 
     estimate = app.load_model().estimate(Upload(PHOTOGRAPH))
     monkeypatch.setattr(app, "write_depth_files", fail)
-    before = set(Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*"))
-    with pytest.raises(gr.Error, match="log of the server") as error:
-        app.on_files(estimate)
-    assert "secret" not in error.value.message and error.value.__cause__ is None
-    assert "secret path" in caplog.text
+    before, told = set(Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*")), []
+    monkeypatch.setattr(gr, "Warning", told.append)
+    assert app.on_files(estimate) == gr.skip()
+    with pytest.raises(gr.Error) as error:
+        app.on_predict({"path": write_upload()})
+    assert [*told, error.value.message] == ["This did not work; the log of the server says why."] * 2
+    assert error.value.__suppress_context__ and "secret path" in caplog.text
+    (Path(os.environ["GRADIO_TEMP_DIR"]) / "a.png").unlink()
     assert set(Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*")) == before  # the folder was removed
 
 
@@ -554,7 +628,7 @@ def test_the_picker_is_there_where_adapters_are(base, adapters, monkeypatch, app
         (found,) = [each for each in module.build_demo().blocks.values() if each.elem_id == "adapter"]
         return found
 
-    assert not picker(app).visible
+    assert not picker(app).visible and not picker(app).filterable
     listed = ",".join(f"{name}={folder}" for name, folder in adapters.items())
     set_environment(monkeypatch, LLM_MDE_MODEL=base, LLM_MDE_ADAPTERS=listed)
     shown = picker(load_app())
@@ -636,6 +710,9 @@ def test_predict_is_the_only_endpoint_in_the_documentation(client):
     assert list(described["named_endpoints"]) == ["/predict"] and not described["unnamed_endpoints"]
     parameters = described["named_endpoints"]["/predict"]["parameters"]
     assert [each["parameter_name"] for each in parameters] == ["photograph", "prompt", "fov", "adapter"]
+    assert "in degrees" in parameters[2]["label"]
+    labels = [each["label"] for each in described["named_endpoints"]["/predict"]["returns"]]
+    assert [label.rpartition(" in ")[2] for label in labels] == ["metres", "millimetres", *["metres"] * 3]
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ pytestmark = [
 ]
 DESKTOP, PHONE = 1280, 390
 SUFFIXES = (".png", ".npy", ".glb", ".ply")  # a download has another one until it is complete
+TOAST = "[data-testid=toast-body]"
 PATIENCE = 120  # seconds until a condition counts as failed; nothing waits that long
 
 # Where the pixels of a picture are drawn inside its element: x, y, width, height in the window.
@@ -183,6 +184,10 @@ class Page:
         if folder := os.environ.get("LLM_MDE_SCREENSHOTS"):
             Path(folder).mkdir(parents=True, exist_ok=True)
             self._resize(self.driver.execute_script("return document.documentElement.scrollHeight"))
+            loaded = "return [...document.images].every(i => !i.offsetParent || (i.complete && i.naturalWidth > 0))"
+            self.wait(lambda: self.driver.execute_script(loaded))
+            for canvas in self.all("#scene canvas"):
+                self.wait(lambda canvas=canvas: not canvas.is_displayed() or pixels_drawn(canvas) > 500)
             self.driver.save_screenshot(str(Path(folder) / name))
             self._resize(900)
 
@@ -288,6 +293,17 @@ def test_the_prompt_is_shown_edited_and_compared(open_page, photograph, width):
     assert page.overflow() <= 0
     if width == DESKTOP:
         page.screenshot("space_prompt.png")
+    # A refusal is one sentence beside all that is shown.
+    page.write(box, " ")
+    shown = page.one("#slider img").get_attribute("src")
+    page.click(page.one("#with-prompt"))
+    toast = page.wait(lambda: page.all(TOAST))[0]
+    page.wait(lambda: "The prompt is blank" in toast.text)
+    page.wait(lambda: not page.all(".pending"))
+    assert len(page.all(TOAST)) == 1
+    assert "Error" not in page.text("body")
+    assert page.one("#slider img").get_attribute("src") == shown and page.one("#legend .bar").is_displayed()
+    assert box.get_property("value") == " "
     page.tab("Files")
     after = np.load(page.download("#npy"))
     assert after.shape == before.shape and np.abs(after - before).max() > 0
@@ -323,7 +339,7 @@ def test_the_main_path_needs_no_mouse(open_page):
     page.wait_for_files()
     tab_to("button[role=tab]", "Measure")
     press(Keys.ENTER)
-    page.one("#column input")
+    page.wait(lambda: all(box.get_property("value") == "" for box in page.all("#column input, #row input")))
     for control, number in (("#column", "12"), ("#row", "34")):
         tab_to(control)
         page.write(page.driver.switch_to.active_element, number)
@@ -376,7 +392,7 @@ def test_a_bad_file_is_one_sentence_on_the_page_and_the_next_photograph_works(op
     (tmp_path / "text.jpg").write_text("This is no photograph.")
     page.upload(tmp_path / "text.jpg")
     page.click(page.one("#estimate"))
-    toast = page.wait(lambda: page.all(".toast-body, [data-testid=toast-body]"))[0]
+    toast = page.wait(lambda: page.all(TOAST))[0]
     page.wait(lambda: "not a photograph that can be read" in toast.text)
     assert "Traceback" not in page.driver.page_source and str(tmp_path) not in toast.text
     assert page.all("#legend .bar") == []
