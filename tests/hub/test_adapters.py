@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from huggingface_hub import HfApi
+from packaging.version import Version
 from PIL import Image
 from transformers import AutoModelForDepthEstimation, pipeline
 
@@ -251,6 +253,10 @@ def test_a_pipeline_takes_the_processor_of_the_adapter_unless_another_is_chosen(
     assert pipeline("depth-estimation", processor=chosen, **options).processor is chosen
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.23"),
+    reason="older versions of Transformers (seen with 5.17) do not pass a pipeline's token on to an adapter's base",
+)
 def test_a_pipeline_reads_private_repositories_with_the_token_it_is_given(made, hub_server, monkeypatch):
     api = HfApi(endpoint=hub_server.url, token=hub_server.token)
     for name in ("base", "indoor"):
