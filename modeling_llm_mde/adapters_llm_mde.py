@@ -318,6 +318,7 @@ class AdapterMixin:
         if kwargs.pop("local_files_only", False):
             options["local_files_only"] = True
         adapter = AdapterFiles.find(peft_model_id, **options)
+        self.unmerge_adapter()
         adapter.check_fits(self)
 
         if load_config is not None:  # that of the base
@@ -377,6 +378,7 @@ class AdapterMixin:
         listed = list(getattr(self, "peft_config", {}))
         if not names or not set(names) <= set(listed):
             raise ValueError(f"`adapter_name` is {adapter_name!r}; choose of those that are loaded: {listed}.")
+        self.unmerge_adapter()
         wrappers = [module for module in self.modules() if isinstance(module, _peft().utils.ModulesToSaveWrapper)]
         chosen = [[name for name in names if name in wrapper.modules_to_save] for wrapper in wrappers]
         for several in chosen:
@@ -403,6 +405,7 @@ class AdapterMixin:
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         listed = list(getattr(self, "peft_config", {}))
         remaining = [name for name in listed if name not in names]
+        self.unmerge_adapter()
         if remaining and set(names) <= set(listed) and not set(names).isdisjoint(self.active_adapters()):
             is_disabled = self._is_disabled()
             self.set_adapter([name for name in self.active_adapters() if name in remaining] or remaining[:1])
@@ -416,6 +419,33 @@ class AdapterMixin:
         for module in self.modules():
             if hasattr(module, "modules_to_save") and hasattr(module, "original_module"):
                 module.enable_adapters(enabled=True)
+
+    def disable_adapters(self) -> None:
+        """As in Transformers; a merged adapter is taken out of the weights first."""
+        self.unmerge_adapter()
+        super().disable_adapters()
+
+    def merge_adapter(self) -> None:
+        """
+        Adds the low-rank updates of the active adapters to the weights they belong to, so that a prediction costs what
+        it costs without them. `unmerge_adapter`, or choosing, loading, disabling or deleting an adapter, takes them
+        out again, up to rounding. Meant for prediction: merged adapters are not trained.
+
+        Raises:
+            ValueError: If no adapter is loaded, or adapters are disabled.
+        """
+        if not getattr(self, "peft_config", {}) or self._is_disabled():
+            raise ValueError("`merge_adapter` finds no adapter at work; `load_adapter` or `enable_adapters` first.")
+        for layer in self._adapted_layers():
+            if not layer.merged:
+                layer.merge(adapter_names=self.active_adapters())
+
+    def unmerge_adapter(self) -> None:
+        """Takes what `merge_adapter` has added out of the weights again; without anything merged it does nothing."""
+        if getattr(self, "peft_config", {}):
+            for layer in self._adapted_layers():
+                if layer.merged:
+                    layer.unmerge()
 
     def _adapted_layers(self) -> list[nn.Module]:
         return [module for module in self.modules() if isinstance(module, _peft().tuners.tuners_utils.BaseTunerLayer)]

@@ -16,13 +16,14 @@ DEFAULT_PROMPT = (
     "Task: estimate the depth of every image patch, "
     "the distance in metres from the camera along its viewing direction."
 )
-# `DEFAULT_PROMPT` in the vocabulary of bert-base-uncased, the paper's language model.
+SHORT_DEFAULT_PROMPT = "An everyday scene. Depth in metres."  # of models that spend little on the language model
+# Both in the vocabulary of bert-base-uncased, the paper's language model.
 # fmt: off
-BERT_DEFAULT_PROMPT_IDS = (
+BERT_DEFAULT_PROMPT_IDS = {DEFAULT_PROMPT: (
     101, 1996, 9982, 3065, 2019, 10126, 3496, 1010, 24274, 2030, 19350, 1010, 2579, 2007, 2019, 6623, 4950,
     1012, 4708, 1024, 10197, 1996, 5995, 1997, 2296, 3746, 8983, 1010, 1996, 3292, 1999, 3620, 2013, 1996,
     4950, 2247, 2049, 10523, 3257, 1012, 102,
-)
+), SHORT_DEFAULT_PROMPT: (101, 2019, 10126, 3496, 1012, 5995, 1999, 3620, 1012, 102)}
 # fmt: on
 BERT_VOCAB_SIZE = 30522
 
@@ -67,6 +68,9 @@ class LLMMDEConfig(PretrainedConfig):
             picture has more patches than that, they are average-pooled for the language model (not for the head).
             Defaults to 128, or a quarter of the language model's positions if that is less. With BERT's 512 positions
             pooling starts above 384 patches, for instance above 304 x 320 pixels at patch size 16.
+        language_pooling (`int`, *optional*, defaults to 1):
+            How many patches in each direction are averaged into one for the language model; the head always gets all
+            of them. At 2 it reads a quarter of the patches, at a quarter of the cost.
         vision_feature_layers (`list[int]`, *optional*):
             Encoder layers (1 is the first) whose patch features feed the head, shallow to deep. Defaults to four
             layers at equal distances, ending with the last.
@@ -123,6 +127,7 @@ class LLMMDEConfig(PretrainedConfig):
         default_prompt: str = DEFAULT_PROMPT,
         default_prompt_ids: list[int] | None = None,
         max_prompt_length: int | None = None,
+        language_pooling: int = 1,
         vision_feature_layers: list[int] | None = None,
         head_hidden_sizes: list[int] | None = None,
         min_depth: float = 1e-3,
@@ -154,6 +159,7 @@ class LLMMDEConfig(PretrainedConfig):
             max_prompt_length = max(1, min(128, (self.max_language_positions or 512) // 4))
             max_prompt_length = max(max_prompt_length, len(self.default_prompt_ids))
         self.max_prompt_length = max_prompt_length
+        self.language_pooling = language_pooling
         self.vision_feature_layers = vision_feature_layers
         self.head_hidden_sizes = head_hidden_sizes
         self.min_depth = min_depth
@@ -212,9 +218,9 @@ class LLMMDEConfig(PretrainedConfig):
         if (
             text_config.model_type == "bert"
             and text_config.vocab_size == BERT_VOCAB_SIZE
-            and default_prompt == DEFAULT_PROMPT
+            and default_prompt in BERT_DEFAULT_PROMPT_IDS
         ):
-            return list(BERT_DEFAULT_PROMPT_IDS)
+            return list(BERT_DEFAULT_PROMPT_IDS[default_prompt])
         logger.warning_once(
             f"`default_prompt_ids` is not given and unknown for this {text_config.model_type} vocabulary of "
             f"{text_config.vocab_size} words: without `input_ids` the prompt will be a single token. Set it to "
@@ -252,6 +258,8 @@ class LLMMDEConfig(PretrainedConfig):
             refuse("max_prompt_length", "an integer of at least 1")
         if positions is not None and self.max_prompt_length >= positions:
             refuse("max_prompt_length", f"below {positions}, the positions of the language model")
+        if not is_integer(self.language_pooling) or self.language_pooling < 1:
+            refuse("language_pooling", "an integer of at least 1")
         ids, vocab_size = self.default_prompt_ids, self.text_config.vocab_size
         if (
             not isinstance(ids, (list, tuple))

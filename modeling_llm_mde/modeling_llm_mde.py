@@ -143,6 +143,12 @@ def largest_grid(grid: tuple[int, int], max_patches: int | None) -> tuple[int, i
     return max(candidates, key=lambda cells: cells[0] * cells[1])
 
 
+def grid_for_language(grid: tuple[int, int], config: LLMMDEConfig) -> tuple[int, int]:
+    """Rows and columns of the patches that the language model reads, of the `grid` of the vision encoder's."""
+    rows, columns = (math.ceil(side / config.language_pooling) for side in grid)
+    return largest_grid((rows, columns), config.max_language_patches)
+
+
 class LLMMDEPreTrainedModel(PublishingMixin, AdapterMixin, PreTrainedModel):
     config_class = LLMMDEConfig
     base_model_prefix = "llm_mde"
@@ -341,7 +347,7 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
         vision_outputs = self._see(pixel_values, output_attentions)
         last_patches = patch_tokens(vision_outputs.last_hidden_state, grid)
 
-        language_grid = largest_grid(grid, self.config.max_language_patches)
+        language_grid = grid_for_language(grid, self.config)
         if language_grid != grid:
             last_patches = map_to_tokens(F.adaptive_avg_pool2d(tokens_to_map(last_patches, grid), language_grid))
         prototypes = self.text_prototypes(self.word_basis(self.get_input_embeddings().weight))

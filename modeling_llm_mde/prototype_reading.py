@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .modeling_llm_mde import largest_grid
+from .modeling_llm_mde import grid_for_language
 from .reprogramming_llm_mde import ExactMemo, embedding_basis, weights_in_basis
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class PrototypeReader:
 
     def patch_grid(self, pixel_values: Tensor) -> tuple[int, int]:
         """Rows and columns of the patches that the language model reads of `(batch_size, 3, height, width)` images."""
-        return largest_grid(self.model.vision_layout.grid(pixel_values), self.model.config.max_language_patches)
+        return grid_for_language(self.model.vision_layout.grid(pixel_values), self.model.config)
 
     @torch.no_grad()
     def read(

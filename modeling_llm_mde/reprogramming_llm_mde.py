@@ -1,5 +1,6 @@
 """Cross-modal reprogramming: text prototypes made of words, and the attention by which patches read them."""
 
+import hashlib
 import math
 from collections.abc import Callable
 
@@ -10,14 +11,17 @@ from transformers import initialization as init
 
 from .configuration_llm_mde import LLMMDEConfig
 
+_LARGEST_COPY = 2**24  # bytes: larger inputs, such as all word embeddings, are remembered by a digest
+
 
 class ExactMemo:
     """Remembers one result for as long as every tensor it was computed from is unchanged, bit for bit.
 
     Version counters and storage addresses miss changes made through `.data`, as merging an adapter makes them, so the
-    tensors themselves are kept and compared. Comparing reads each weight once, where computing multiplies with it once
-    for every prototype. Used on the CPU, outside training and tracing; on an accelerator the comparison would make the
-    host wait for the device. The memo is no module and no buffer: checkpoints, copies and pickles leave it behind.
+    tensors themselves are kept and compared, or the SHA-256 of large ones, which would take their memory twice. Either
+    reads each weight once, where computing multiplies with it once for every prototype. Used on the CPU, outside
+    training and tracing; on an accelerator the comparison would make the host wait for the device. The memo is no
+    module and no buffer: checkpoints, copies and pickles leave it behind.
     """
 
     def __init__(self):
@@ -39,15 +43,28 @@ class ExactMemo:
         entry = self._entry  # read once: another thread may replace it
         if entry is not None:
             seen_context, seen, result = entry
-            if seen_context == context and len(seen) == len(inputs) and all(map(_identical, seen, inputs)):
+            if seen_context == context and len(seen) == len(inputs) and all(map(_is_as_seen, seen, inputs)):
                 return result
         result = compute()
-        self._entry = (context, [tensor.detach().clone() for tensor in inputs], result)
+        self._entry = (context, [_as_seen(tensor) for tensor in inputs], result)
         return result
 
 
-def _identical(first: Tensor, second: Tensor) -> bool:
-    return first.dtype == second.dtype and first.shape == second.shape and torch.equal(first, second)
+def _as_seen(tensor: Tensor) -> tuple:
+    """What tells later whether a tensor is still the same."""
+    content = tensor.detach().clone() if tensor.nbytes <= _LARGEST_COPY else _digest(tensor)
+    return tensor.dtype, tensor.shape, content
+
+
+def _is_as_seen(seen: tuple, tensor: Tensor) -> bool:
+    dtype, shape, content = seen
+    if (dtype, shape) != (tensor.dtype, tensor.shape):
+        return False
+    return torch.equal(content, tensor) if isinstance(content, Tensor) else content == _digest(tensor)
+
+
+def _digest(tensor: Tensor) -> bytes:
+    return hashlib.sha256(tensor.detach().contiguous().view(torch.uint8).numpy()).digest()
 
 
 def _is_plain(module: nn.Module) -> bool:

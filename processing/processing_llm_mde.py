@@ -95,6 +95,8 @@ class LLMMDEProcessor(ProcessorMixin):
         task_prompt (`str`, *optional*): What is to be predicted.
         camera_prompt (`str`, *optional*): A sentence about the camera of all photographs.
         perspectives (`Sequence[str]`, *optional*): Sentences of the prompt: see `write_prompt`.
+        prompt_style (`str`, *optional*, defaults to `"full"`): Wording of the sentences on pixels and depth class,
+            `"full"` or `"short"`.
         max_prompt_length (`int`, *optional*, defaults to 128): Longest prompt in tokens. Longer ones lose words at the
             end of the dataset's sentence; if that is not enough, the tokenizer cuts them and keeps their end token.
 
@@ -126,6 +128,7 @@ class LLMMDEProcessor(ProcessorMixin):
         camera_prompt: str | None = None,
         perspectives: Sequence[str] = PERSPECTIVES,
         max_prompt_length: int = 128,
+        prompt_style: str = "full",
     ):
         if image_processor is None:
             image_processor = LLMMDEImageProcessor() if is_torchvision_available() else LLMMDEImageProcessorPil()
@@ -151,8 +154,9 @@ class LLMMDEProcessor(ProcessorMixin):
         self.task_prompt = task_prompt
         self.camera_prompt = camera_prompt
         self.perspectives = tuple(perspectives)
+        self.prompt_style = prompt_style
         self.max_prompt_length = max_prompt_length
-        # Refuses unknown perspectives now rather than with the first photograph.
+        # Refuses unknown perspectives and styles now rather than with the first photograph.
         _ = self._draft(None, dataset_prompt, camera_prompt).prompt
 
     def __call__(
@@ -269,8 +273,8 @@ class LLMMDEProcessor(ProcessorMixin):
         return ["token_type_ids"]
 
     def _draft(self, statistics: ImageStatistics | None, dataset: str, camera: str | None) -> _Draft:
-        write = partial(write_prompt, statistics, task=self.task_prompt, camera=camera, perspectives=self.perspectives)
-        return _Draft(dataset, write)
+        wording = {"perspectives": self.perspectives, "style": self.prompt_style}
+        return _Draft(dataset, partial(write_prompt, statistics, task=self.task_prompt, camera=camera, **wording))
 
     def _write_drafts(
         self, table: Tensor, rows: list[int | None], text: str | list[str] | None, camera: str | list[str] | None

@@ -16,6 +16,8 @@ from torch import Tensor
 # From near to far; the vocabulary of DepthCLIP, which the paper uses too.
 DEPTH_WORDS = ("giant", "extremely close", "close", "not in distance", "a little remote", "far", "unseen")
 PERSPECTIVES = ("dataset", "task", "pixel", "class")
+# How the sentences on pixels and depth class are worded: 26 and 12 wordpieces of BERT.
+PROMPT_STYLES = ("full", "short")
 
 DEFAULT_DATASET_PROMPT = "The photograph shows an everyday scene, indoors or outdoors, taken with an ordinary camera."
 DEFAULT_TASK_PROMPT = (
@@ -113,6 +115,7 @@ def write_prompt(
     task: str = DEFAULT_TASK_PROMPT,
     camera: str | None = None,
     perspectives: Sequence[str] = PERSPECTIVES,
+    style: str = "full",
 ) -> str:
     """One sentence per perspective, in the order of `perspectives`, and the camera's after them.
 
@@ -126,24 +129,31 @@ def write_prompt(
         task (`str`, *optional*): What is to be predicted; also written when nothing else would be left to read.
         camera (`str`, *optional*): A hint such as `"Taken with a focal length of 35 mm."`.
         perspectives (`Sequence[str]`, *optional*): Which of "dataset", "task", "pixel" and "class" to write.
+        style (`str`, *optional*, defaults to `"full"`): `"short"` says the same of pixels and depth class in half the
+            words; the other texts are the caller's.
 
     Returns:
         `str`: The prompt, about 65 wordpieces of BERT with the default texts.
 
     Raises:
-        ValueError: If `perspectives` is empty or names something else, or if every sentence is blank.
+        ValueError: If `perspectives` is empty or names something else, `style` is unknown, or every sentence is blank.
     """
+    if style not in PROMPT_STYLES:
+        raise ValueError(f"`style` is {style!r}; choose 'full' or 'short'.")
     unknown = [perspective for perspective in perspectives if perspective not in PERSPECTIVES]
     if unknown or not perspectives:
         raise ValueError(f"`perspectives` is {perspectives!r}; name one or more of {', '.join(PERSPECTIVES)}.")
 
     sentences = {"dataset": dataset, "task": task}
-    if statistics is not None:
+    if statistics is not None and style == "full":
         sentences["pixel"] = (
             f"Pixel values range from {statistics.minimum} to {statistics.maximum} "
             f"with a median of {statistics.median}."
         )
         sentences["class"] = f"Judged by brightness, the most common depth class is {statistics.depth_word}."
+    elif statistics is not None:
+        sentences["pixel"] = f"Pixels {statistics.minimum} to {statistics.maximum}, median {statistics.median}."
+        sentences["class"] = f"Mostly {statistics.depth_word}."
     written = [sentences[perspective] for perspective in perspectives if perspective in sentences]
     written = [sentence for sentence in [*written, camera] if sentence and not sentence.isspace()] or [task]
     prompt = " ".join(
@@ -159,6 +169,7 @@ __all__ = [
     "DEFAULT_TASK_PROMPT",
     "DEPTH_WORDS",
     "PERSPECTIVES",
+    "PROMPT_STYLES",
     "ImageStatistics",
     "histogram_statistics",
     "image_histogram",

@@ -14,6 +14,7 @@ STUDIES = {
     "prompts": "which sentences of the prompt matter, and where the scene is complex?",
     "prototypes": "how many text prototypes are needed, and made of which words?",
     "lora": "what does the rank of LoRA cost and bring, against full fine-tuning and frozen encoders?",
+    "presets": "what do the presets cost in accuracy, and save in arithmetic?",
     "resources": "what does LLM-MDE cost in time, memory and arithmetic, against a CNN with the same head?",
 }
 

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from llm_mde import LLMMDEConfig, LLMMDEForDepthEstimation
-from llm_mde.modeling_llm_mde import VisionLayout, _encoder_from_config, largest_grid
+from llm_mde.modeling_llm_mde import VisionLayout, _encoder_from_config, grid_for_language
 from llm_mde.training.run import PAPER_ENCODERS
 
 from .arguments import StudyArguments
@@ -105,7 +105,7 @@ class Contender:
             return {"pixel_values": pixel_values, "input_ids": torch.tensor([words] * options.batch_size)}
         with torch.device("meta"):
             layout = VisionLayout.of(_encoder_from_config(config.vision_config))
-        rows, columns = largest_grid(layout.grid(pixel_values), config.max_language_patches)
+        rows, columns = grid_for_language(layout.grid(pixel_values), config)
         length = len(words) + rows * columns
         embeddings = torch.rand(options.batch_size, length, config.word_embedding_size, dtype=pixel_values.dtype)
         return {"inputs_embeds": embeddings, "attention_mask": torch.ones(embeddings.shape[:2], dtype=torch.long)}

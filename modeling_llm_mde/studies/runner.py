@@ -107,15 +107,20 @@ class Workbench:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         return torch.device("cpu") if accelerator is None or self.options.use_cpu else accelerator
 
-    def load(self, seed: int = 0):
+    def load(self, seed: int = 0, preset: str | None = None):
         """The base model and its processor; what is random in it is drawn from the seed.
+
+        Args:
+            seed (`int`, *optional*, defaults to 0): Of random weights.
+            preset (`str`, *optional*): Of a model that is composed anew; that of the options by default.
 
         Raises:
             ValueError: If it does not load.
         """
         set_seed(seed)
+        arguments = self.options.model_arguments()
         try:
-            return load_base(self.options.model_arguments(), Path())
+            return load_base(arguments if preset is None else replace(arguments, preset=preset), Path())
         except OSError as error:  # an encoder that is neither a folder nor on the Hub
             raise ValueError(f"the base model does not load: {' '.join(str(error).split())}") from error
 

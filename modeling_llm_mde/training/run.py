@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from transformers.utils import logging
 
+from llm_mde.presets import PRESETS, find_preset
+
 from .adapters import (
     LORA_PRESETS,
     NEW_LAYERS,
@@ -58,6 +60,10 @@ class BaseModelArguments:
 class NewModelArguments:
     """What a model that is composed anew is like."""
 
+    preset: str | None = field(
+        default=None,
+        metadata={"help": f"Size of a new model: {', '.join(PRESETS)} (`llm_mde.presets`); the paper's by default."},
+    )
     image_height: int | None = field(default=None, metadata={"help": "Pixels the model reads; of new models."})
     image_width: int | None = field(default=None, metadata={"help": "Pixels the model reads; of new models."})
     max_depth: float | None = field(
@@ -125,6 +131,7 @@ def compose_from_encoders(
     language: str,
     height: int | None = None,
     width: int | None = None,
+    preset: str | None = None,
     **overrides,
 ) -> tuple["LLMMDEForDepthEstimation", "LLMMDEProcessor"]:
     """
@@ -133,6 +140,7 @@ def compose_from_encoders(
     Args:
         vision, language (`str`): Folders or Hub ids.
         height, width (`int`, *optional*): Pixels the model reads; by default the vision encoder's own.
+        preset (`str`, *optional*): One of `PRESETS`; the paper's by default.
         overrides: Fields of [`LLMMDEConfig`].
 
     Raises:
@@ -142,8 +150,9 @@ def compose_from_encoders(
 
     from llm_mde import LLMMDEForDepthEstimation, LLMMDEImageProcessor, LLMMDEProcessor
 
+    chosen = find_preset(preset)
     try:
-        model = LLMMDEForDepthEstimation.from_vision_text_pretrained(vision, language, **overrides)
+        model = LLMMDEForDepthEstimation.from_vision_text_pretrained(vision, language, **(chosen.config | overrides))
     except OSError as error:
         raise ValueError(
             f"`vision_model` is {vision!r} and `language_model` {language!r}, of which one is no folder and cannot be "
@@ -168,7 +177,8 @@ def compose_from_encoders(
         tokenizer = AutoTokenizer.from_pretrained(language)
     except (OSError, ValueError) as error:
         raise ValueError(f"`language_model` is {language!r}, whose tokenizer does not load; {way_out}") from error
-    processor = LLMMDEProcessor(image_processor, tokenizer, max_prompt_length=model.config.max_prompt_length)
+    wording = {**chosen.processor, "max_prompt_length": model.config.max_prompt_length}
+    processor = LLMMDEProcessor(image_processor, tokenizer, **wording)
     # Where a folder has no tokenizer, Transformers 5.23 makes one up that knows special tokens alone.
     if not set(processor.default_prompt_ids()) - set(tokenizer.all_special_ids):
         raise ValueError(
@@ -229,24 +239,24 @@ def _check_base(arguments: ModelArguments) -> None:
             f"`from_scratch` is true but `method` is {arguments.method!r}; random weights have to be trained: pass "
             "--method full."
         )
-    for name in ("image_height", "image_width", "max_depth"):
+    for name in ("preset", "image_height", "image_width", "max_depth"):
         value = getattr(arguments, name)
         if arguments.model is not None and value is not None:
             raise ValueError(
-                f"`{name}` is {value}, but `model` is {arguments.model!r}, which has its own; leave out --{name}, or "
-                "--model, so that a new model is composed."
+                f"`{name}` is {value!r}, but `model` is {arguments.model!r}, which has its own; leave out --{name}, "
+                "or --model, so that a new model is composed."
             )
 
 
 def _compose(arguments: ModelArguments, changes: dict) -> tuple["LLMMDEForDepthEstimation", "LLMMDEProcessor"]:
     from .small_model import compose_small_model
 
-    height, width = arguments.image_height, arguments.image_width
+    height, width, preset = arguments.image_height, arguments.image_width, arguments.preset
     max_depth = MAX_DEPTH if arguments.max_depth is None else arguments.max_depth
     if arguments.from_scratch:
-        return compose_small_model(height or 96, width or 128, max_depth, **changes)
+        return compose_small_model(height or 96, width or 128, max_depth, preset, **changes)
     return compose_from_encoders(
-        arguments.vision_model, arguments.language_model, height, width, max_depth=max_depth, **changes
+        arguments.vision_model, arguments.language_model, height, width, preset, max_depth=max_depth, **changes
     )
 
 

@@ -3,6 +3,7 @@
 import string
 from typing import TYPE_CHECKING
 
+from llm_mde.presets import Preset, find_preset
 from llm_mde.processing import DEPTH_WORDS, ImageStatistics, LLMMDEImageProcessor, LLMMDEProcessor, write_prompt
 
 if TYPE_CHECKING:
@@ -11,11 +12,15 @@ if TYPE_CHECKING:
     from llm_mde import LLMMDEForDepthEstimation
 
 
-def build_tokenizer() -> "BertTokenizer":
-    """A WordPiece tokenizer with every word that prompts are written in; other words are spelled letter by letter."""
+def build_tokenizer(preset: Preset | None = None) -> "BertTokenizer":
+    """A WordPiece tokenizer with every word that a preset's prompts are written in (the paper's by default); other
+    words are spelled letter by letter."""
     from transformers import BertTokenizer
 
-    prompts = " ".join(write_prompt(ImageStatistics(0, 0, 0, word)) for word in DEPTH_WORDS).lower()
+    texts = find_preset(None).processor if preset is None else preset.processor
+    names = {"dataset_prompt": "dataset", "task_prompt": "task", "prompt_style": "style"}
+    wording = {argument: texts[name] for name, argument in names.items() if name in texts}
+    prompts = " ".join(write_prompt(ImageStatistics(0, 0, 0, word), **wording) for word in DEPTH_WORDS).lower()
     words = "".join(letter if letter.isalnum() else " " for letter in prompts).split()
     letters = string.ascii_lowercase + string.digits
     vocabulary = [
@@ -28,7 +33,7 @@ def build_tokenizer() -> "BertTokenizer":
 
 
 def compose_small_model(
-    height: int = 96, width: int = 128, max_depth: float = 10.0, **overrides
+    height: int = 96, width: int = 128, max_depth: float = 10.0, preset: str | None = None, **overrides
 ) -> tuple["LLMMDEForDepthEstimation", LLMMDEProcessor]:
     """
     A ViT of six layers, a BERT of three, 100 prototypes and the depth head, all random, with their processor.
@@ -36,6 +41,7 @@ def compose_small_model(
     Args:
         height, width (`int`, *optional*, defaults to 96 and 128): Pixels the model reads; multiples of 16.
         max_depth (`float`, *optional*, defaults to 10.0): Farthest depth it can say, in metres.
+        preset (`str`, *optional*): One of `PRESETS`; the paper's by default.
         overrides: Other fields of [`LLMMDEConfig`].
 
     Returns:
@@ -45,7 +51,9 @@ def compose_small_model(
 
     from llm_mde import LLMMDEConfig, LLMMDEForDepthEstimation
 
-    processor = LLMMDEProcessor(LLMMDEImageProcessor(size={"height": height, "width": width}), build_tokenizer())
+    chosen = find_preset(preset)
+    images = LLMMDEImageProcessor(size={"height": height, "width": width})
+    processor = LLMMDEProcessor(images, build_tokenizer(chosen), **chosen.processor)
     config = LLMMDEConfig(
         vision_config=ViTConfig(
             image_size=max(height, width),
@@ -66,7 +74,7 @@ def compose_small_model(
         ),
         max_depth=max_depth,
         default_prompt_ids=processor.default_prompt_ids(),
-        **{"num_prototypes": 100, "head_hidden_sizes": [96, 64, 48, 24, 8], **overrides},
+        **{"num_prototypes": 100, "head_hidden_sizes": [96, 64, 48, 24, 8], **chosen.config, **overrides},
     )
     return LLMMDEForDepthEstimation(config), processor
 

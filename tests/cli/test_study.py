@@ -383,6 +383,20 @@ def test_resources_from_end_to_end(base, tmp_path):
 
 
 @pytest.mark.slow
+def test_presets_from_end_to_end(data, tmp_path):
+    output = tmp_path / "output"
+    flags = ["--data", data, "--dataset", "room", *SHORT, "--seeds", 0, "--from_scratch", "true"]
+    table = study("presets", output, *flags)
+    check_files(output, tmp_path, data.parent)
+    paper, fast = table["paper", ""], table["fast", ""]
+    # 96 x 128 pixels are 6 x 8 patches, which `fast` averages to 3 x 4.
+    prompt, short_prompt = float(paper["language_tokens_mean"]) - 48, float(fast["language_tokens_mean"]) - 12
+    assert 50 < prompt < 80 and 15 < short_prompt < 30
+    assert 0 < float(fast["gflop_mean"]) < float(paper["gflop_mean"])
+    assert all(0 < float(row["abs_rel_mean"]) < 5 for row in (paper, fast))
+
+
+@pytest.mark.slow
 @pytest.mark.skipif("LLM_MDE_DATA" not in os.environ, reason="needs real RGB-D frames in LLM_MDE_DATA")
 def test_zero_shots_on_real_frames(base, tmp_path):
     flags = ["--model", base, "--data", os.environ["LLM_MDE_DATA"], "--dataset", "tum_rgbd", *SHORT]
@@ -440,6 +454,10 @@ def test_the_list_of_studies_and_the_flags_of_each(capsys):
         (["zero-shot", "--model", "x", "--data", "x", "--targets", "a/b:depth_scale=x"], "`depth_scale` is 'x'"),
         (["zero-shot", "--model", "x", "--data", "x", "--targets", "a/b:kb_crop=1"], "write true or false"),
         (["resources", "--sizes", "large"], "HEIGHTxWIDTH"),
+        (["presets", "--data", "x", "--presets", "slow"], "`preset` is 'slow'; choose one of 'paper', 'fast'"),
+        (["presets", "--data", "x", "--presets", "fast", "fast"], "give one or more different names"),
+        (["presets", "--data", "x", "--model", "y"], "`model` is 'y', but every preset is composed anew"),
+        (["presets", "--data", "x", "--preset", "fast"], "`preset` is 'fast', but every preset is composed anew"),
     ],
 )
 def test_a_wrong_argument_ends_in_one_line(words, message, tmp_path, monkeypatch, capsys):

@@ -554,3 +554,55 @@ def test_a_quantised_base_is_not_compared(adapters):
     assert base_fingerprint(state | {name: state[name].to(torch.int8)}, []) is None
     assert base_fingerprint(state | {name: state[name].to("meta")}, []) is None
     assert base_fingerprint(state, []) is not None
+
+
+@pytest.mark.parametrize("options", [ON_QUERIES, WHOLE_MODULES], ids=["queries", "whole-modules"])
+def test_a_merged_adapter_predicts_the_same_without_low_rank_products(options, pixel_values, tmp_path):
+    trained = save_adapter(tmp_path / "indoor", pixel_values, options=options)
+    model = make_model()
+    without = depth_of(model, pixel_values)
+    model.load_adapter(tmp_path / "indoor", adapter_name="indoor")
+    calls = []
+    for name, module in model.named_modules():
+        if ".lora_A." in f"{name}.":
+            module.register_forward_hook(lambda *_: calls.append(1))
+    model.merge_adapter()
+    model.merge_adapter()  # again: it is not added twice
+    torch.testing.assert_close(depth_of(model, pixel_values), trained, atol=1e-4, rtol=1e-4)
+    assert not calls
+    model.unmerge_adapter()
+    torch.testing.assert_close(depth_of(model, pixel_values), trained)
+    assert calls
+    model.merge_adapter()
+    model.delete_adapter("indoor")
+    torch.testing.assert_close(depth_of(model, pixel_values), without)
+
+
+def test_a_merged_adapter_leaves_the_weights_when_another_is_chosen_loaded_or_all_are_disabled(adapters, pixel_values):
+    (indoor, street), model = adapters, make_model()
+    without = depth_of(model, pixel_values)
+    model.load_adapter(indoor, adapter_name="indoor")
+    model.merge_adapter()
+    model.load_adapter(street, adapter_name="street")  # compares the base, which has to be itself again
+    torch.testing.assert_close(depth_of(model, pixel_values), adapters[street])
+    model.merge_adapter()
+    model.set_adapter("indoor")
+    torch.testing.assert_close(depth_of(model, pixel_values), adapters[indoor])
+    model.merge_adapter()
+    model.disable_adapters()
+    torch.testing.assert_close(depth_of(model, pixel_values), without)
+    model.enable_adapters()
+    model.merge_adapter()
+    model.delete_adapter("indoor")
+    torch.testing.assert_close(depth_of(model, pixel_values), adapters[street])
+
+
+def test_without_an_adapter_at_work_there_is_nothing_to_merge(adapters):
+    model = make_model()
+    with pytest.raises(ValueError, match="no adapter at work"):
+        model.merge_adapter()
+    model.unmerge_adapter()
+    model.load_adapter(next(iter(adapters)))
+    model.disable_adapters()
+    with pytest.raises(ValueError, match="no adapter at work"):
+        model.merge_adapter()

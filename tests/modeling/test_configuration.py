@@ -70,6 +70,8 @@ def test_patches_get_the_positions_that_prompts_leave():
         ("default_prompt_ids", [-1], r"\[0, 99\)"),
         ("max_prompt_length", 0, "at least 1"),
         ("max_prompt_length", 64, "below 64"),
+        ("language_pooling", 0, "at least 1"),
+        ("language_pooling", 1.5, "an integer"),
         ("vision_feature_layers", [0, 2, 3, 4], "from 1"),
         ("vision_feature_layers", [4, 3, 2, 1], "increasing"),
         ("vision_feature_layers", [1, 2], "one shorter than `head_hidden_sizes`, which has 5"),

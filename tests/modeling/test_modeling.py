@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForDepthEstimation, BertConfig, Ber
 
 from llm_mde import LLMMDEConfig, LLMMDEForDepthEstimation
 from llm_mde.depth_head_llm_mde import LLMMDEDepthHead
-from llm_mde.modeling_llm_mde import largest_grid
+from llm_mde.modeling_llm_mde import grid_for_language, largest_grid
 from tests.conftest import make_config, make_model
 
 
@@ -267,6 +267,37 @@ def test_the_largest_grid_that_fits(grid, max_patches, expected):
     rows, columns = largest_grid(grid, max_patches)
     assert (rows, columns) == expected
     assert max_patches is None or rows * columns <= max_patches
+
+
+@pytest.mark.parametrize(
+    ("grid", "pooling", "max_positions", "expected"),
+    [((14, 14), 2, 512, (7, 7)), ((3, 5), 2, 512, (2, 3)), ((30, 40), 1, 512, (17, 22)), ((60, 80), 2, 512, (17, 22))],
+)
+def test_the_language_model_reads_a_coarser_grid(grid, pooling, max_positions, expected):
+    text_config = BertConfig(max_position_embeddings=max_positions)
+    config = make_config(text_config=text_config, language_pooling=pooling, max_prompt_length=128)
+    assert grid_for_language(grid, config) == expected
+
+
+def test_pooled_patches_are_averages_of_their_neighbours(pixel_values, prompts):
+    model = make_model(language_pooling=2)
+    seen = {}
+    model.vision_tower.register_forward_hook(lambda *call: seen.update(vision=call[-1].last_hidden_state))
+    model.reprogramming.register_forward_pre_hook(lambda _, arguments: seen.update(patches=arguments[0]))
+    model.language_model.register_forward_hook(lambda *call: seen.update(states=call[-1].last_hidden_state))
+    depth = depth_of(model, pixel_values, **prompts)
+    assert depth.shape == pixel_values[:, 0].shape
+    fine = seen["vision"][:, 1:].unflatten(1, (4, 4))  # without the class token
+    torch.testing.assert_close(seen["patches"].unflatten(1, (2, 2))[:, 0, 1], fine[:, :2, 2:].mean((1, 2)))
+    assert seen["states"].shape[1] == 7 + 4  # prompt and pooled patches
+
+
+def test_a_batch_of_two_equals_two_of_one_with_pooled_patches(pixel_values, prompts):
+    model = make_model(language_pooling=3)  # which does not divide the grid of 4 x 4
+    together = depth_of(model, pixel_values, **prompts)
+    for row in range(2):
+        alone = {name: tensor[row : row + 1] for name, tensor in prompts.items()}
+        torch.testing.assert_close(depth_of(model, pixel_values[row : row + 1], **alone)[0], together[row])
 
 
 def test_the_head_has_a_stage_for_every_size():

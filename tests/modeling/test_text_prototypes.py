@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llm_mde import LLMMDEForDepthEstimation
+from llm_mde import LLMMDEForDepthEstimation, reprogramming_llm_mde
 from llm_mde.reprogramming_llm_mde import ExactMemo, embedding_basis
 from tests.conftest import make_model
 
@@ -341,7 +341,9 @@ def test_the_memo_forgets_when_gradients_are_on(model, pixel_values):
     assert model.text_prototypes._memo._entry is None
 
 
-def test_a_memo_recomputes_when_any_bit_of_an_input_changes():
+@pytest.mark.parametrize("largest_copy", [2**24, 0], ids=["copied", "digested"])
+def test_a_memo_recomputes_when_any_bit_of_an_input_changes(largest_copy, monkeypatch):
+    monkeypatch.setattr(reprogramming_llm_mde, "_LARGEST_COPY", largest_copy)
     memo, calls = ExactMemo(), []
     value = torch.zeros(3)
 
@@ -358,3 +360,16 @@ def test_a_memo_recomputes_when_any_bit_of_an_input_changes():
         assert len(calls) == 2
         memo(compute, [value, value])
         assert len(calls) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_memo_keeps_no_second_copy_of_a_large_input(dtype, monkeypatch):
+    monkeypatch.setattr(reprogramming_llm_mde, "_LARGEST_COPY", 64)
+    memo, small, large = ExactMemo(), torch.zeros(4, dtype=dtype), torch.randn(30, 40).to(dtype)
+    with torch.no_grad():
+        memo(lambda: (large.sum(),), [small, large])
+        (_, (kept_small, kept_large), _) = memo._entry
+        assert isinstance(kept_small[-1], torch.Tensor) and isinstance(kept_large[-1], bytes)
+        large.data[[0, 1]] = large[[1, 0]].clone()  # the same numbers in another order
+        (total,) = memo(lambda: (large[0].sum(),), [small, large])
+    assert total == large[0].sum()

@@ -105,6 +105,17 @@ def test_a_prompt_has_one_sentence_for_each_perspective():
     )
 
 
+def test_the_short_style_says_the_same_in_fewer_words():
+    assert write_prompt(STATISTICS, dataset="A street.", task="Depth in metres.", style="short") == (
+        "A street. Depth in metres. Pixels 3 to 250, median 118. Mostly a little remote."
+    )
+
+
+def test_an_unknown_style_is_refused():
+    with pytest.raises(ValueError, match="`style` is 'brief'; choose 'full' or 'short'"):
+        write_prompt(STATISTICS, style="brief")
+
+
 def test_a_camera_hint_is_one_more_sentence():
     prompt = write_prompt(None, dataset="A street.", task="Estimate depth.", camera="Lens of 35 mm.")
     assert prompt == "A street. Estimate depth. Lens of 35 mm."
