@@ -1,6 +1,7 @@
 """The adaptation head: patch features of both encoders and the image itself, up to one depth logit for every pixel."""
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -30,10 +31,11 @@ class LLMMDEResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        # In place where nothing is kept for the backward pass: at full resolution every map counts.
         residual = hidden
-        hidden = self.conv1(F.relu(self.norm1(hidden)))
-        hidden = self.conv2(F.relu(self.norm2(hidden)))
-        return hidden + residual
+        hidden = self.conv1(F.relu(self.norm1(hidden), inplace=True))
+        hidden = self.conv2(F.relu(self.norm2(hidden), inplace=True))
+        return hidden.add_(residual)
 
 
 class LLMMDEFeatureProjection(nn.Module):
@@ -94,12 +96,28 @@ class LLMMDEDepthHead(nn.Module):
             language_states (`torch.Tensor` of shape `(batch_size, num_language_patches, d)`): The language model's.
             language_grid (`tuple[int, int]`): Rows and columns of `language_states`, at most `grid`.
         """
+        # Images do not meet here. On a CPU a batch is no faster than one image after another, which take less memory.
+        by_image = not (torch.compiler.is_compiling() or torch.is_grad_enabled()) and pixel_values.device.type == "cpu"
+        if by_image and len(pixel_values) > 1:
+            rows = zip(
+                pixel_values.split(1), language_states.split(1), *(f.split(1) for f in vision_features), strict=True
+            )
+            return torch.cat([self._read(row[0], row[2:], grid, row[1], language_grid) for row in rows])
+        return self._read(pixel_values, vision_features, grid, language_states, language_grid)
+
+    def _read(
+        self,
+        pixel_values: Tensor,
+        vision_features: Sequence[Tensor],
+        grid: tuple[int, int],
+        language_states: Tensor,
+        language_grid: tuple[int, int],
+    ) -> Tensor:
         height, width = pixel_values.shape[-2:]
-        image_features = {}
-        edges = pixel_values.contiguous(memory_format=torch.channels_last)
-        for level, convolution in enumerate(self.stem):
-            edges = self.stem_blocks[level - 1](convolution(F.relu(edges))) if level > 0 else convolution(edges)
-            image_features[2**level] = edges
+        image_features = {1: self.stem[0](pixel_values.contiguous(memory_format=torch.channels_last))}
+        for level, convolution in enumerate(self.stem[1:]):
+            finer = image_features[2**level]
+            image_features[2 ** (level + 1)] = self.stem_blocks[level](convolution(F.relu(finer)))
 
         deep_to_shallow = vision_features[::-1]
         hidden = resize_map(self.language_projection(language_states, language_grid), grid)
@@ -108,9 +126,9 @@ class LLMMDEDepthHead(nn.Module):
             size = (math.ceil(height / stride), math.ceil(width / stride))
             hidden = resize_map(self.reductions[stage - 1](hidden), size)
             if stage < len(self.vision_projections):
-                hidden = hidden + resize_map(self.vision_projections[stage](deep_to_shallow[stage], grid), size)
+                hidden += resize_map(self.vision_projections[stage](deep_to_shallow[stage], grid), size)
             if stride in image_features:
-                hidden = hidden + image_features[stride]
+                hidden += image_features.pop(stride)
             hidden = self.blocks[stage](hidden)
         # No ReLU here: nothing normalises what arrives, and of a few channels most would be 0 everywhere, for good.
         return self.to_logits(F.gelu(hidden)).squeeze(1)

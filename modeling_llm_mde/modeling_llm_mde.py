@@ -344,8 +344,12 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
         grid = self.vision_layout.grid(pixel_values)
         pixel_values = pixel_values.to(self.depth_head.to_logits.weight.dtype)
 
-        vision_outputs = self._see(pixel_values, output_attentions)
+        vision_outputs = self._see(pixel_values, output_attentions, bool(output_hidden_states))
+        vision_features = self._features(vision_outputs, grid)
         last_patches = patch_tokens(vision_outputs.last_hidden_state, grid)
+        hidden_states = _select(vision_outputs.hidden_states, output_hidden_states)
+        attentions = vision_outputs.attentions if output_attentions else None
+        del vision_outputs  # nothing that is not read again stays in memory beside the language model's states
 
         language_grid = grid_for_language(grid, self.config)
         if language_grid != grid:
@@ -354,28 +358,31 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
         patches, prototype_attentions = self.reprogramming(
             last_patches, prototypes, output_attentions=output_attentions or bool(output_prototype_attentions)
         )
+        del last_patches
 
+        sequence, mask, patch_places = self._join(patches, input_ids, attention_mask)
+        del patches
         language_outputs, language_states = self._read(
-            patches, input_ids, attention_mask, output_attentions, output_hidden_states
+            sequence, mask, patch_places, output_attentions, output_hidden_states
         )
+        del sequence
 
-        logits = self.depth_head(
-            pixel_values, self._features(vision_outputs, grid), grid, language_states, language_grid
-        )
+        logits = self.depth_head(pixel_values, vision_features, grid, language_states, language_grid)
         predicted_depth = self._depth(logits)
         loss = None if labels is None else self._loss(predicted_depth, labels)
 
         return LLMMDEDepthEstimatorOutput(
             loss=loss,
             predicted_depth=predicted_depth,
-            hidden_states=_select(vision_outputs.hidden_states, output_hidden_states),
-            attentions=vision_outputs.attentions if output_attentions else None,
+            hidden_states=hidden_states,
+            attentions=attentions,
             language_model_output=language_outputs if output_hidden_states or output_attentions else None,
             prototype_attentions=prototype_attentions,
         )
 
-    def _see(self, pixel_values: Tensor, output_attentions: bool) -> ModelOutput:
-        """The vision encoder's states; position embeddings are interpolated if the image is not of its own size."""
+    def _see(self, pixel_values: Tensor, output_attentions: bool, output_hidden_states: bool) -> ModelOutput:
+        """The vision encoder's states, all of them or those that the head reads; position embeddings are interpolated
+        if the image is not of its own size."""
         options = {"output_attentions": True} if output_attentions else {}
         if "interpolate_pos_encoding" in inspect.signature(type(self.vision_tower).forward).parameters:
             image_size = self.config.vision_config.image_size
@@ -387,24 +394,30 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
                     f"{own_size}, and Transformers interpolates position embeddings from squares only; resize to that "
                     "size, or build the encoder with a square `image_size`."
                 )
-        return self.vision_tower(pixel_values, output_hidden_states=True, **options)
+        return self.vision_tower(
+            pixel_values, output_hidden_states=output_hidden_states or self._feature_places(), **options
+        )
+
+    def _feature_places(self) -> list[int]:
+        """Where the layers that the head reads are among the vision encoder's hidden states.
+
+        Counted from the end: most encoders put the embeddings before the first layer, timm does not.
+        """
+        return [layer - self.vision_layout.num_layers - 1 for layer in sorted(set(self.feature_layers))]
 
     def _features(self, vision_outputs: ModelOutput, grid: tuple[int, int]) -> list[Tensor]:
         """Patch features of the layers the head reads, shallow to deep, each `(B, N, D)`."""
-        num_layers = self.vision_layout.num_layers
-        # Counted from the end: most encoders put the embeddings before the first layer, timm does not.
-        states = [vision_outputs.hidden_states[layer - num_layers - 1] for layer in self.feature_layers]
-        return [patch_tokens(state, grid) for state in states]
+        states, places = vision_outputs.hidden_states, self._feature_places()
+        # Asked for some, encoders return those alone, or all with `None` for the others.
+        found = states if len(states) == len(places) else [states[place] for place in places]
+        of_layer = dict(zip(sorted(set(self.feature_layers)), found, strict=True))
+        return [patch_tokens(of_layer[layer], grid) for layer in self.feature_layers]
 
-    def _read(
-        self,
-        patches: Tensor,
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None,
-        output_attentions: bool,
-        output_hidden_states: bool,
-    ) -> tuple[ModelOutput, Tensor]:
-        """The language model over prompt and patches, and its states of the patches, `(B, N, hidden_size)`."""
+    def _join(
+        self, patches: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Prompt and patches in one sequence `(B, prompt_length + N, d)`, its 0/1 mask, and the places of the patches
+        in it, `(B, N)`."""
         embeddings, mask = self._embed_prompt(patches, input_ids, attention_mask)
         sequence = torch.cat([embeddings, patches], dim=1)  # (B, prompt_length + N, d)
         mask = F.pad(mask, (0, patches.shape[1]), value=1)
@@ -413,19 +426,27 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
         # gap, and depth does not depend on what the other rows of the batch are asked, for any kind of position
         # (learned, rotary, sliding window) and for decoders as well.
         places = torch.where(mask > 0, mask.cumsum(1) - 1, mask.sum(1, keepdim=True) + (1 - mask).cumsum(1) - 1)
-        sequence = torch.zeros_like(sequence).scatter(1, places[..., None].expand_as(sequence), sequence)
-        packed_mask = torch.zeros_like(mask).scatter(1, places, mask)
+        sequence = torch.zeros_like(sequence).scatter_(1, places[..., None].expand_as(sequence), sequence)
+        return sequence, torch.zeros_like(mask).scatter_(1, places, mask), places[:, -patches.shape[1] :]
 
+    def _read(
+        self,
+        sequence: Tensor,
+        mask: Tensor,
+        patch_places: Tensor,
+        output_attentions: bool,
+        output_hidden_states: bool | list[int] | None,
+    ) -> tuple[ModelOutput, Tensor]:
+        """The language model's output over a sequence, and its states of the patches, `(B, N, hidden_size)`."""
         options = {"output_attentions": True} if output_attentions else {}
         outputs = self.language_model(
             inputs_embeds=sequence,
-            attention_mask=packed_mask,
+            attention_mask=mask,
             output_hidden_states=bool(output_hidden_states),
             **options,
         )
         states = outputs.last_hidden_state
-        patch_places = places[:, -patches.shape[1] :, None].expand(-1, -1, states.shape[-1])
-        return outputs, states.gather(1, patch_places)
+        return outputs, states.gather(1, patch_places[..., None].expand(-1, -1, states.shape[-1]))
 
     def _embed_prompt(
         self, patches: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None
