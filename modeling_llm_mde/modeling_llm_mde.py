@@ -17,7 +17,7 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer
 from transformers import initialization as init
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import ModelOutput, can_return_tuple, logging
+from transformers.utils import ModelOutput, can_return_tuple, logging, output_capturing
 
 from .adapters_llm_mde import AdapterMixin
 from .configuration_llm_mde import LLMMDEConfig
@@ -34,6 +34,9 @@ from .reprogramming_llm_mde import (
 )
 
 logger = logging.get_logger(__name__)
+
+# Whether encoders take a list of hidden states to keep, counted as in all of them. Transformers 5.17 counts layers.
+_SELECTS_HIDDEN_STATES = hasattr(output_capturing, "resolve_hidden_states_indices")
 
 
 @dataclass
@@ -394,8 +397,9 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
                     f"{own_size}, and Transformers interpolates position embeddings from squares only; resize to that "
                     "size, or build the encoder with a square `image_size`."
                 )
+        wants_all = output_hidden_states or not _SELECTS_HIDDEN_STATES
         return self.vision_tower(
-            pixel_values, output_hidden_states=output_hidden_states or self._feature_places(), **options
+            pixel_values, output_hidden_states=True if wants_all else self._feature_places(), **options
         )
 
     def _feature_places(self) -> list[int]:

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoModelForDepthEstimation, BertConfig, BertModel, ViTConfig, ViTModel
 
@@ -544,3 +545,30 @@ def test_defaults_build_the_model_of_the_paper_on_the_meta_device():
     )
     assert new < 6e6  # the release trains 118 M
     assert isinstance(model.config.vision_config, ViTConfig)
+
+
+class FloatResults(TorchDispatchMode):
+    """Notes operations whose result (the first, of several) is float32: of normalisations and attention others are."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        first = result[0] if isinstance(result, (tuple, list)) and result else result
+        if isinstance(first, torch.Tensor) and first.dtype == torch.float32:
+            self.found.append((str(func), tuple(first.shape)))
+        return result
+
+
+@pytest.mark.parametrize("language_pooling", [1, 2])
+def test_in_bfloat16_nothing_but_the_depth_is_computed_in_float32(language_pooling, prompts):
+    model = make_model(language_pooling=language_pooling).to(torch.bfloat16)
+    pixel_values = torch.randn(2, 3, 32, 40, dtype=torch.bfloat16)  # position embeddings are interpolated
+    model.requires_grad_(False)
+    with FloatResults() as results:
+        depth = depth_of(model, pixel_values, **prompts)
+    assert depth.dtype == torch.float32
+    islands = [(name, shape) for name, shape in results.found if shape != tuple(depth.shape)]
+    assert results.found and not islands, islands
