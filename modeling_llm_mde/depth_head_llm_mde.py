@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 def tokens_to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """Patch features `(B, N, D)` as a picture `(B, D, rows, columns)`; channels-last in memory, nothing is copied."""
-    return tokens.transpose(1, 2).unflatten(2, grid)
+    # In this order: transposed first, a batch of one gets strides that later layers do not take for channels-last.
+    return tokens.unflatten(1, grid).permute(0, 3, 1, 2)
 
 
 def map_to_tokens(feature_map: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoModelForDepthEstimation, BertConfig, BertModel, ViTConfig, ViTModel
 
 from llm_mde import LLMMDEConfig, LLMMDEForDepthEstimation
-from llm_mde.depth_head_llm_mde import LLMMDEDepthHead
+from llm_mde.depth_head_llm_mde import LLMMDEDepthHead, map_to_tokens, resize_map, tokens_to_map
 from llm_mde.modeling_llm_mde import grid_for_language, largest_grid
 from tests.conftest import make_config, make_model
 
@@ -299,6 +299,15 @@ def test_a_batch_of_two_equals_two_of_one_with_pooled_patches(pixel_values, prom
     for row in range(2):
         alone = {name: tensor[row : row + 1] for name, tensor in prompts.items()}
         torch.testing.assert_close(depth_of(model, pixel_values[row : row + 1], **alone)[0], together[row])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_every_map_of_the_head_lies_channels_last(batch_size):
+    """A batch of one was resized to maps in the other layout, which every sum behind them then had to turn round."""
+    tokens = torch.randn(batch_size, 16, 32)
+    resized = resize_map(tokens_to_map(tokens, (4, 4)), (8, 8))
+    assert resized.stride() == torch.empty(batch_size, 32, 8, 8).to(memory_format=torch.channels_last).stride()
+    torch.testing.assert_close(map_to_tokens(tokens_to_map(tokens, (2, 8))), tokens)
 
 
 def test_the_head_has_a_stage_for_every_size():
