@@ -82,34 +82,43 @@ class LLMMDEDepthHead(nn.Module):
 
     def forward(
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | None,
         vision_features: list[Tensor],
         grid: tuple[int, int],
-        language_states: Tensor,
-        language_grid: tuple[int, int],
-    ) -> Tensor:
-        """Depth logits `(B, height, width)`.
+        language_states: Tensor | None = None,
+        language_grid: tuple[int, int] | None = None,
+    ) -> Tensor | list[Tensor]:
+        """Depth in two calls, so that wide vision features need not wait in memory for the language model.
+
+        Called without `language_states`, the head makes maps of the vision features, a tenth as wide, and returns
+        them, deep to shallow; called again with these maps, it returns depth logits `(B, height, width)`. The first
+        call is no method of its own, since what shards or moves the weights of a module looks after its `forward`.
 
         Args:
-            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): The image.
-            vision_features (`list[torch.Tensor]`, each `(batch_size, num_patches, D)`): From shallow to deep.
+            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): The image; not read by
+                the first call.
+            vision_features (`list[torch.Tensor]`): In the first call each `(batch_size, num_patches, D)`, from shallow
+                to deep; in the second what the first returned.
             grid (`tuple[int, int]`): Rows and columns of patches.
             language_states (`torch.Tensor` of shape `(batch_size, num_language_patches, d)`): The language model's.
             language_grid (`tuple[int, int]`): Rows and columns of `language_states`, at most `grid`.
         """
+        if language_states is None:
+            pairs = zip(self.vision_projections, reversed(vision_features), strict=True)
+            return [projection(tokens, grid) for projection, tokens in pairs]
         # Images do not meet here. On a CPU a batch is no faster than one image after another, which take less memory.
         by_image = not (torch.compiler.is_compiling() or torch.is_grad_enabled()) and pixel_values.device.type == "cpu"
         if by_image and len(pixel_values) > 1:
             rows = zip(
                 pixel_values.split(1), language_states.split(1), *(f.split(1) for f in vision_features), strict=True
             )
-            return torch.cat([self._read(row[0], row[2:], grid, row[1], language_grid) for row in rows])
-        return self._read(pixel_values, vision_features, grid, language_states, language_grid)
+            return torch.cat([self._refine(row[0], row[2:], grid, row[1], language_grid) for row in rows])
+        return self._refine(pixel_values, vision_features, grid, language_states, language_grid)
 
-    def _read(
+    def _refine(
         self,
         pixel_values: Tensor,
-        vision_features: Sequence[Tensor],
+        vision_maps: Sequence[Tensor],
         grid: tuple[int, int],
         language_states: Tensor,
         language_grid: tuple[int, int],
@@ -120,14 +129,13 @@ class LLMMDEDepthHead(nn.Module):
             finer = image_features[2**level]
             image_features[2 ** (level + 1)] = self.stem_blocks[level](convolution(F.relu(finer)))
 
-        deep_to_shallow = vision_features[::-1]
         hidden = resize_map(self.language_projection(language_states, language_grid), grid)
-        hidden = self.blocks[0](hidden + self.vision_projections[0](deep_to_shallow[0], grid))
+        hidden = self.blocks[0](hidden + resize_map(vision_maps[0], grid))
         for stage, stride in enumerate(self.strides, start=1):
             size = (math.ceil(height / stride), math.ceil(width / stride))
             hidden = resize_map(self.reductions[stage - 1](hidden), size)
-            if stage < len(self.vision_projections):
-                hidden += resize_map(self.vision_projections[stage](deep_to_shallow[stage], grid), size)
+            if stage < len(vision_maps):
+                hidden += resize_map(vision_maps[stage], size)
             if stride in image_features:
                 hidden += image_features.pop(stride)
             hidden = self.blocks[stage](hidden)

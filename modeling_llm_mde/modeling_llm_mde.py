@@ -348,7 +348,7 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
         pixel_values = pixel_values.to(self.depth_head.to_logits.weight.dtype)
 
         vision_outputs = self._see(pixel_values, output_attentions, bool(output_hidden_states))
-        vision_features = self._features(vision_outputs, grid)
+        vision_maps = self.depth_head(None, self._features(vision_outputs, grid), grid)
         last_patches = patch_tokens(vision_outputs.last_hidden_state, grid)
         hidden_states = _select(vision_outputs.hidden_states, output_hidden_states)
         attentions = vision_outputs.attentions if output_attentions else None
@@ -370,7 +370,7 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
         )
         del sequence
 
-        logits = self.depth_head(pixel_values, vision_features, grid, language_states, language_grid)
+        logits = self.depth_head(pixel_values, vision_maps, grid, language_states, language_grid)
         predicted_depth = self._depth(logits)
         loss = None if labels is None else self._loss(predicted_depth, labels)
 

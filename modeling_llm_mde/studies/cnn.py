@@ -78,7 +78,8 @@ class CNNForDepthEstimation(LLMMDEPreTrainedModel):
         seen = pixel_values * self.scale + self.shift if self.is_renormalised else pixel_values
         maps = self.vision_tower(seen)[-4:]
         maps[-1] = resize_map(maps[-1], grid)
-        predicted_depth = self._depth(self.depth_head(pixel_values, maps, grid, map_to_tokens(maps[-1]), grid))
+        states, maps = map_to_tokens(maps[-1]), self.depth_head(None, maps, grid)
+        predicted_depth = self._depth(self.depth_head(pixel_values, maps, grid, states, grid))
         loss = None if labels is None else self._loss(predicted_depth, labels)
         return LLMMDEDepthEstimatorOutput(loss=loss, predicted_depth=predicted_depth)
 

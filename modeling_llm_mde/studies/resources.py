@@ -9,7 +9,7 @@ fresh process for each: all that is resident, and how much of it came after the 
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import signature
@@ -156,10 +156,12 @@ def count_flops(forward: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def time_in_turns(forwards: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call in each round; in every round each is called once."""
+def time_in_turns(
+    forwards: Mapping[str, Callable[[], object]], rounds: int, warm_up: bool = True
+) -> dict[str, list[float]]:
+    """Seconds of each call in each round; in every round each is called once, and once before the first to warm up."""
     times: dict[str, list[float]] = {name: [] for name in forwards}
-    for forward in forwards.values():
+    for forward in forwards.values() if warm_up else ():
         forward()
     for _ in range(rounds):
         for name, forward in forwards.items():

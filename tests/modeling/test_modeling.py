@@ -340,7 +340,8 @@ def test_the_head_costs_little_beside_the_encoders_at_the_sizes_of_the_paper():
             language(inputs_embeds=tokens)
         patches = torch.empty(1, 196, 768)
         with torch.no_grad(), FlopCounterMode(display=False) as head:
-            model.depth_head(pixel_values, [patches] * 4, (14, 14), patches, (14, 14))
+            vision_maps = model.depth_head(None, [patches] * 4, (14, 14))
+            model.depth_head(pixel_values, vision_maps, (14, 14), patches, (14, 14))
     assert head.get_total_flops() < 0.15 * floor.get_total_flops()
     assert sum(p.numel() for p in model.depth_head.parameters()) < 3e6
 
