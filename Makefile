@@ -6,13 +6,14 @@ DATA ?=
 OUTPUT ?= outputs/demo
 MODEL ?=
 SPACE ?= outputs/space
+BENCH ?=
 
 # Two to four processes at once, each with one thread: on few cores threads of several processes wait for each other.
 PYTEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo space test test-oldest lint clean
+.PHONY: bench demo space test test-oldest lint clean
 
 ## The demonstration: a small model, trained here for minutes, predicts real photographs. DATA=folder for your frames.
 demo: $(VENV)/demo.stamp
@@ -36,6 +37,10 @@ test: $(VENV)/dev.stamp
 ## The same tests with the oldest supported versions of every dependency.
 test-oldest: $(OLDEST)/dev.stamp
 	$(call PYTEST,$(OLDEST))
+
+## Speed and memory beside other models, in some 25 minutes. BENCH="--quick --only inference" for less of it.
+bench: $(VENV)/dev.stamp
+	$(VENV)/bin/python -m benchmarks $(BENCH)
 
 lint: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff check .

@@ -8,6 +8,7 @@ COMMANDS = {
     "train": "adapt a model to your RGB-D frames, or train a small one from scratch",
     "evaluate": "measure a model with a named protocol, beside predictors that see no photograph",
     "predict": "write the depth of photographs, thousands of them, as PNG, NPY, pictures and point clouds",
+    "export": "write a model for small machines: ONNX, OpenVINO or torch.export, with 8 bits if wanted",
     "study": "ask what the paper claims or leaves open, over several seeds: a table and a plot",
     "publish": "put a model, an adapter or a Space on the Hub, with its card, as one commit",
     "demo": "train a small model for minutes and predict real photographs with it",
