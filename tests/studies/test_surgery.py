@@ -110,7 +110,7 @@ def test_without_language_model_its_layers_are_gone_and_patches_reach_the_head_a
     assert [weight is embeddings for weight in model.language_model.parameters()] == [True]
     seen = {}
     model.reprogramming.register_forward_hook(lambda module, inputs, output: seen.update(patches=output[0]))
-    model.depth_head.register_forward_pre_hook(lambda module, inputs: seen.update(states=inputs[3]))
+    model.depth_head.register_forward_pre_hook(lambda _, inputs: seen.update(states=inputs[3]) if inputs[3:] else None)
     model(pixel_values, **prompts, labels=torch.ones(2, 32, 32)).loss.backward()
     assert torch.equal(seen["patches"], seen["states"])
     assert embeddings.grad is None
