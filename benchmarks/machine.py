@@ -1,15 +1,14 @@
 """The machine: what it is, and how fast it multiplies matrices, which bounds all that follows."""
 
 import os
-import platform
 import re
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-_CPUINFO = Path("/proc/cpuinfo")  # of Linux
+from llm_mde.environment import cpu_name
+
 _EXTENSIONS = re.compile(r"avx512_bf16|avx512_vnni|avx_vnni|amx_\w+|bf16|i8mm|sve\d*")
 _SMALL, _LARGE, _LARGE_ON_GPU = 256, 2048, 8192  # sides of the matrices
 _REPEATS, _REPEATS_OF_SMALL = 5, 30  # a small product may be over before a busy machine gives it a core
@@ -33,13 +32,7 @@ def describe_machine() -> Machine:
     extensions = sorted(name for name, has in known.items() if has is True and _EXTENSIONS.fullmatch(name))
     isa = ", ".join([torch.backends.cpu.get_cpu_capability(), *extensions])
     accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return Machine(_cpu_name(), cores, torch.get_num_threads(), isa, accelerator)
-
-
-def _cpu_name() -> str:
-    lines = _CPUINFO.read_text().splitlines() if _CPUINFO.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
-    return names[0] if names else platform.processor() or platform.machine()
+    return Machine(cpu_name(), cores, torch.get_num_threads(), isa, accelerator)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ _CODE = {
     OURS: "import llm_mde",
     PEER: "from transformers import DepthAnythingForDepthEstimation, DPTImageProcessor",
 }
-_SECONDS = 40
+_SECONDS = 200  # an import varies by more than the limit
 
 
 def measure(bench: Bench) -> Iterator[Row]:

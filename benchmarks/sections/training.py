@@ -19,7 +19,7 @@ SIZE: Size = (224, 224)
 MEMORY = "memory of a step, batch {}, float32"
 STEP = "step, 224x224, batch {}, float32"
 _CPU = torch.device("cpu")
-_SECONDS = 45
+_SECONDS = 120
 
 
 def measure(bench: Bench) -> Iterator[Row]:
