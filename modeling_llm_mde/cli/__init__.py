@@ -1,6 +1,7 @@
 """The command `llm-mde`: one module for each subcommand, imported when it is called."""
 
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 
@@ -11,8 +12,11 @@ COMMANDS = {
     "export": "write a model for small machines: ONNX, OpenVINO or torch.export, with 8 bits if wanted",
     "study": "ask what the paper claims or leaves open, over several seeds: a table and a plot",
     "publish": "put a model, an adapter or a Space on the Hub, with its card, as one commit",
+    "env": "print machine, versions and what a model is made of, to paste into an issue",
     "demo": "train a small model for minutes and predict real photographs with it",
 }
+
+_TOKEN = r"hf_[A-Za-z0-9]{20,}"  # whoever mistypes a flag gets its value told
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -51,7 +55,7 @@ def _usage() -> str:
 
 
 def _refuse(program: str, message: str) -> None:
-    print(f"{program}: {message}", file=sys.stderr)
+    print(f"{program}: {re.sub(_TOKEN, '(token)', message)}", file=sys.stderr)
     sys.exit(2)
 
 
