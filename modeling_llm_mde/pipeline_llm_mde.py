@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 from PIL import Image
-from transformers.image_utils import load_image
 from transformers.modeling_outputs import DepthEstimatorOutput
 from transformers.pipelines.depth_estimation import DepthEstimationPipeline
 
@@ -40,7 +39,8 @@ class LLMMDEDepthEstimationPipeline(DepthEstimationPipeline):
     def __call__(self, inputs, **kwargs) -> dict | list[dict]:
         """
         Args:
-            inputs (`str`, `PIL.Image` or a list of them): Paths, URLs or images, of any size and mixed sizes.
+            inputs (`str`, `PIL.Image`, array or a list of them): Paths, URLs, base64 or images, of any size and mixed
+                sizes, read as the image processor reads them: 16 bits stay, transparent pixels are laid over white.
             text (`str`, *optional*): What kind of scene to expect, instead of the processor's dataset sentence.
             prompt (`str`, *optional*): A complete prompt, instead of the one written for each image.
             timeout (`float`, *optional*): Seconds to wait for an image from the web.
@@ -49,6 +49,9 @@ class LLMMDEDepthEstimationPipeline(DepthEstimationPipeline):
             `dict` or `list[dict]`: For each image `predicted_depth` (`torch.Tensor` of shape `(height, width)`,
             float32 metres), `depth` (`PIL.Image`, 8 bits, stretched between the nearest and the farthest point) and
             `prompt` (`str`).
+
+        Raises:
+            ValueError: If an image cannot be read, naming `images` and the image.
         """
         return super().__call__(inputs, **kwargs)
 
@@ -57,21 +60,24 @@ class LLMMDEDepthEstimationPipeline(DepthEstimationPipeline):
         return {name: value for name, value in given.items() if value is not None}, {}, {}
 
     def preprocess(self, image, timeout=None, text=None, prompt=None):
-        image = load_image(image, timeout)
-        model_inputs = self.processor(images=image, text=text, prompt=prompt, return_prompt=True, return_tensors="pt")
-        model_inputs = model_inputs.to(self.dtype)
-        model_inputs["target_size"] = image.size[::-1]
-        return model_inputs
+        image = self.processor.image_processor.fetch_images(image, timeout)
+        options = {"return_prompt": True, "return_original_sizes": True, "return_tensors": "pt"}
+        inputs = self.processor(images=image, text=text, prompt=prompt, **options).to(self.dtype)
+        if len(inputs["original_sizes"]) != 1:
+            raise ValueError(
+                f"`images` contains an array of {len(inputs['original_sizes'])} images; pass them as a list."
+            )
+        return inputs
 
     def _forward(self, model_inputs):
-        target_size, prompt = model_inputs.pop("target_size"), model_inputs.pop("prompt")
+        sizes, prompt = model_inputs.pop("original_sizes"), model_inputs.pop("prompt")
         predicted_depth = self.model(**model_inputs).predicted_depth
-        return {"predicted_depth": predicted_depth, "target_size": target_size, "prompt": prompt}
+        return {"predicted_depth": predicted_depth, "original_sizes": sizes, "prompt": prompt}
 
     def postprocess(self, model_outputs):
         (result,) = self.processor.post_process_depth_estimation(
             DepthEstimatorOutput(predicted_depth=model_outputs["predicted_depth"]),
-            target_sizes=[model_outputs["target_size"]],
+            target_sizes=model_outputs["original_sizes"],
         )
         predicted_depth = result["predicted_depth"].cpu()
         return {
@@ -107,9 +113,13 @@ def _processor_of(model, processor):
 
 
 def _as_picture(depth: torch.Tensor) -> Image.Image:
-    nearest, farthest = depth.aminmax()
+    is_defined = depth.isfinite()  # half precision may overflow, which the metres say and the picture leaves black
+    if not is_defined.any():
+        return Image.new("L", depth.shape[::-1])
+    nearest, farthest = depth[is_defined].aminmax()
     spread = (farthest - nearest).clamp_min(torch.finfo(depth.dtype).tiny)  # a constant map becomes black
-    return Image.fromarray(((depth - nearest) / spread * 255).round().numpy().astype(np.uint8))
+    levels = torch.where(is_defined, (depth - nearest) / spread * 255, 0)
+    return Image.fromarray(levels.round().numpy().astype(np.uint8))
 
 
 __all__ = ["LLMMDEDepthEstimationPipeline"]

@@ -1,5 +1,6 @@
 """Depth of many photographs: the next ones are read and the last ones written while the model looks at some."""
 
+import errno
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -45,7 +46,8 @@ def predict_photographs(
     """
     Predicts photographs batch by batch into the folder of a log, and adds a row for each to the log.
 
-    A photograph that cannot be read is a row with its `error`; what fails otherwise, the model or the disk, is raised.
+    A photograph that cannot be read, or whose name leaves no room for a suffix, is a row with its `error`; what fails
+    otherwise, the model or the disk, is raised.
     Files of an earlier run in other formats stay if they are of the same version of the photograph, else they go.
 
     Args:
@@ -92,7 +94,12 @@ def predict_photographs(
                 error = f"no points: {refusal}"
         is_same = before["version"] == version
         outputs = {name: path for name, path in there.items() if is_same and name not in formats}
-        outputs |= write_prediction(log.folder, photograph.stem, depth, possible, read.levels, camera, max_angle)
+        try:
+            outputs |= write_prediction(log.folder, photograph.stem, depth, possible, read.levels, camera, max_angle)
+        except OSError as refusal:
+            if refusal.errno != errno.ENAMETOOLONG:
+                raise
+            return row | {"error": f"the name of its files would be too long here: {refusal}; rename it"}
         for name in there.keys() - outputs.keys():
             (log.folder / there[name]).unlink(missing_ok=True)  # it would contradict the others
         if "png" in outputs:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from transformers import BatchFeature
 
 from .depth_samples import DepthSample
+from .worker_processes import end_with_parent
 
 
 class DepthCollator:
@@ -28,6 +29,7 @@ class DepthCollator:
         Raises:
             ValueError: If the list is empty or holds something else than samples.
         """
+        end_with_parent()
         if not samples:
             raise ValueError("`samples` is empty; pass at least one `DepthSample`.")
         strangers = [type(sample).__name__ for sample in samples if not isinstance(sample, DepthSample)]

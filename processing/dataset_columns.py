@@ -15,7 +15,7 @@ from transformers.utils import logging
 from .dataset_layouts import INTRINSIC_COLUMNS, DepthTable
 from .depth_readers import DepthReader, decode_photograph, depth_in_metres
 from .depth_samples import Intrinsics, import_extra
-from .image_inputs_llm_mde import read_photograph
+from .image_inputs_llm_mde import read_photograph, readable_formats
 
 if TYPE_CHECKING:
     import datasets
@@ -255,9 +255,9 @@ def _encoded(cell: Mapping[str, Any]) -> bytes:
 
 def _decode_depth(encoded: bytes) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with Image.open(io.BytesIO(encoded), formats=readable_formats()) as image:
             mode, raw = image.mode, np.array(image)
-    except OSError as error:
+    except Exception as error:  # damaged files raise whatever the decoders run into
         raise ValueError(f"it is not a readable image: {error}") from error
     if mode not in _DEPTH_MODES:
         raise ValueError(

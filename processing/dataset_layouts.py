@@ -1,6 +1,7 @@
 """Folders of pairs: the index.csv layout, plain paired folders, and what the layouts of benchmarks share."""
 
 import csv
+import math
 import os
 import re
 from collections import Counter
@@ -240,7 +241,7 @@ def _check_bits(depth_map: Path) -> None:
     try:
         with Image.open(depth_map) as image:
             mode = image.mode
-    except OSError:
+    except Exception:
         return  # reported when it is read
     if not mode.startswith("I"):
         raise ValueError(
@@ -254,12 +255,15 @@ def _pairs_of_index(root: Path, split: str | None, dataset: str | None) -> list[
     index = root / "index.csv"
     if not index.is_file():
         raise ValueError(f"`source` is {str(root)!r}, which has no index.csv; choose another `layout`.")
-    with index.open(newline="", encoding="utf-8-sig") as lines:
-        reader = csv.DictReader(lines)
-        absent = [column for column in REQUIRED_COLUMNS if column not in (reader.fieldnames or ())]
-        if absent:
-            raise ValueError(f"{str(index)!r} lacks the columns {', '.join(absent)}; `RGBDFolder` describes them.")
-        rows = [(reader.line_num, row) for row in reader]
+    try:
+        with index.open(newline="", encoding="utf-8-sig") as lines:
+            reader = csv.DictReader(lines)
+            columns, rows = reader.fieldnames or (), [(reader.line_num, row) for row in reader]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{str(index)!r} is no CSV file in UTF-8: {error}; save it as one.") from error
+    absent = [column for column in REQUIRED_COLUMNS if column not in columns]
+    if absent:
+        raise ValueError(f"{str(index)!r} lacks the columns {', '.join(absent)}; `RGBDFolder` describes them.")
     chosen = [
         (line, row)
         for line, row in rows
@@ -282,6 +286,12 @@ def _pairs_of_index(root: Path, split: str | None, dataset: str | None) -> list[
 
 def _pair_of_row(root: Path, row: dict[str, str]) -> FilePair:
     check_depth_encoding(row["depth_encoding"] or "")
+    scale, offset = _number(row, "depth_scale_to_metres"), _number(row, "depth_offset_metres")
+    if not (0 < scale < math.inf and math.isfinite(offset)):
+        raise ValueError(
+            f"`depth_scale_to_metres` is {scale:g} and `depth_offset_metres` {offset:g}; write metres per stored "
+            "unit, such as 0.001, and metres, mostly 0."
+        )
     given = [row.get(column) or "" for column in INTRINSIC_COLUMNS]
     if any(given) and not all(given):
         raise ValueError(f"{dict(zip(INTRINSIC_COLUMNS, given, strict=True))} is half a camera; fill all or none.")
@@ -290,8 +300,8 @@ def _pair_of_row(root: Path, row: dict[str, str]) -> FilePair:
         rgb=inside(root, row["rgb"]),
         depth=inside(root, row["depth"]),
         encoding=row["depth_encoding"],
-        scale=_number(row, "depth_scale_to_metres"),
-        offset=_number(row, "depth_offset_metres"),
+        scale=scale,
+        offset=offset,
         invalid_raw_values=tuple(float(value) for value in (row["invalid_raw_values"] or "").split(";") if value),
         intrinsics=Intrinsics(*(_number(row, column) for column in INTRINSIC_COLUMNS)) if all(given) else None,
     )

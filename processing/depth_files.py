@@ -5,12 +5,13 @@ import math
 import os
 import re
 import uuid
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
+
+from .image_inputs_llm_mde import readable_formats
 
 DEPTH_ENCODINGS = ("png8", "png16", "png16_rot3", "npz:KEY", "npy")
 MILLIMETRE = 0.001
@@ -50,7 +51,7 @@ def read_depth(
 
     Returns:
         `np.ndarray` of shape `(height, width)`, float32: Depth in metres; 0 marks a missing measurement, which also
-        covers a value that the offset carries to 0 or below.
+        covers a value that the offset carries to 0 or below, and one that is more than float32 holds.
 
     Raises:
         ValueError: If the encoding or the scale is not usable, the file is absent or unreadable, its bit depth is not
@@ -72,7 +73,7 @@ def read_depth(
         valid &= raw != value
     # Through float64: 65535 * 0.001 is exact to the last bit of float32 only then.
     depth = np.where(valid, raw, 0).astype(np.float64) * scale + offset
-    return np.where(valid & (depth > 0), depth, 0).astype(np.float32)
+    return np.where(valid & (depth > 0) & (depth <= np.finfo(np.float32).max), depth, 0).astype(np.float32)
 
 
 def read_depth_png(path: str | os.PathLike) -> np.ndarray:
@@ -135,9 +136,9 @@ def write_depth_npy(path: str | os.PathLike, depth) -> None:
 
 def _read_png(path: Path, encoding: str) -> np.ndarray:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=readable_formats()) as image:
             mode, raw = image.mode, np.array(image)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except Exception as error:  # damaged files raise whatever the decoders run into
         raise ValueError(f"`path` is {str(path)!r}, which is not a readable PNG: {error}") from error
 
     if encoding == "png8":
@@ -153,6 +154,8 @@ def _read_png(path: Path, encoding: str) -> np.ndarray:
             f"{str(path)!r} has Pillow mode {mode}, but `encoding={encoding!r}` means 16-bit grey (I;16); "
             "use 'png8' for 8 bits. A colour picture of a depth map cannot be read back."
         )
+    if raw.max(initial=0) > _LARGEST_UINT16 or raw.min(initial=0) < 0:
+        raise ValueError(f"{str(path)!r} has values from {raw.min()} to {raw.max()}, which are not 16 bits.")
     raw = raw.astype(np.uint16)
     return (raw >> 3) | (raw << 13) if encoding == "png16_rot3" else raw
 
@@ -170,7 +173,7 @@ def _read_numpy(path: Path, encoding: str) -> np.ndarray:
             f"`encoding` is {encoding!r}, but {str(path)!r} holds {', '.join(loaded.files) or 'nothing'}; "
             "name one of its arrays after 'npz:'."
         ) from None
-    except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # as above; a header may also ask for more memory than there is
         raise ValueError(f"{str(path)!r} cannot be read as {encoding!r}: {error}") from error
     if not isinstance(raw, np.ndarray):
         raise ValueError(f"{str(path)!r} is a NumPy archive; name its array with `encoding='npz:KEY'`.")
@@ -197,7 +200,7 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write beside the goal and rename, so that a reader or a crash never meets half a file."""
     if not path.parent.is_dir():
         raise ValueError(f"`path` is {str(path)!r}, but its folder does not exist; create {str(path.parent)!r} first.")
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # short: names may be as long as a file system takes
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)
@@ -208,5 +211,5 @@ def write_whole(path: Path, content: bytes) -> None:
 def remove_unfinished(folder: Path) -> None:
     """Remove what [`write_whole`] was writing anywhere below a folder when its process was killed."""
     for path in folder.rglob(".*.tmp"):
-        if re.fullmatch(r"\..+\.[0-9a-f]{32}\.tmp", path.name):
+        if re.fullmatch(r"\.(.+\.)?[0-9a-f]{32}\.tmp", path.name):
             path.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """What the two backends of the image processor share: arguments, depth maps, statistics and post-processing."""
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -21,8 +22,10 @@ from transformers.modeling_outputs import DepthEstimatorOutput
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType
 
-from .image_inputs_llm_mde import align_depth_map, flatten_inputs, read_depth_map, read_photograph
+from .image_inputs_llm_mde import align_depth_map, flatten_inputs, open_image, read_depth_map, read_photograph
 from .prompting_llm_mde import histogram_statistics, image_histogram
+
+_LARGEST_SIDE = 16384  # pixels: no model reads more, and more than that would take all memory of a machine
 
 
 class LLMMDEImageProcessorKwargs(ImagesKwargs, total=False):
@@ -36,12 +39,15 @@ class LLMMDEImageProcessorKwargs(ImagesKwargs, total=False):
         floating point maps are in metres if it is unset.
     return_statistics (`bool`, *optional*, defaults to `False`):
         Whether to add `image_statistics`, the integers from which a prompt is written.
+    return_original_sizes (`bool`, *optional*, defaults to `False`):
+        Whether to add `original_sizes`, the sizes of the upright photographs: `target_sizes` of the post-processing.
     """
 
     keep_aspect_ratio: bool
     ensure_multiple_of: int
     depth_scale: int | float | None
     return_statistics: bool
+    return_original_sizes: bool
 
 
 class DepthImageProcessingMixin:
@@ -67,6 +73,14 @@ class DepthImageProcessingMixin:
     image_std = IMAGENET_STANDARD_STD
     depth_scale = None
     return_statistics = False
+    return_original_sizes = False
+
+    def fetch_images(self, image_url_or_urls: Any, timeout: float | None = None) -> Any:
+        """Opens what is a path, a URL or base64, alone or in lists, by the rules of [`open_image`]; the rest stays."""
+        if isinstance(image_url_or_urls, (list, tuple)):
+            return [self.fetch_images(each, timeout) for each in image_url_or_urls]
+        is_source = isinstance(image_url_or_urls, (str, os.PathLike))
+        return open_image(image_url_or_urls, "images", timeout) if is_source else image_url_or_urls
 
     def preprocess(
         self, images: ImageInput, depth_maps: ImageInput | None = None, **kwargs: Unpack[LLMMDEImageProcessorKwargs]
@@ -88,6 +102,8 @@ class DepthImageProcessingMixin:
               Each pixel takes its nearest measurement; measurements are never blended, nor holes into them.
             - **image_statistics**, on request: int64 of shape `(batch_size, 4)`: minimum, maximum, median and depth
               class of the resized image in levels from 0 to 255: see `histogram_statistics`.
+            - **original_sizes**, on request: int64 of shape `(batch_size, 2)`: height and width of each photograph
+              after its EXIF orientation.
 
         Raises:
             ValueError: If an input cannot be read, if depth maps do not belong to the images, or if images of
@@ -125,6 +141,7 @@ class DepthImageProcessingMixin:
         rescale_factor: float,
         depth_scale: float | None,
         return_statistics: bool,
+        return_original_sizes: bool,
         return_tensors: str | TensorType | None,
         device: str | torch.device | None,
         disable_grouping: bool | None,
@@ -171,6 +188,8 @@ class DepthImageProcessingMixin:
             data["labels"] = [self._from_tensor(depth, device) for depth in labels]
         if return_statistics:
             data["image_statistics"] = _measure(resized)
+        if return_original_sizes:
+            data["original_sizes"] = torch.tensor([photograph.levels.shape[-2:] for photograph in photographs])
         return BatchFeature(data, tensor_type=return_tensors)
 
     def post_process_depth_estimation(
@@ -239,6 +258,12 @@ def resized_size(
     height, width = (
         max(1, round(scale * side / multiple)) * multiple for scale, side in zip(scales, image_size, strict=True)
     )
+    if max(height, width) > _LARGEST_SIDE:
+        raise ValueError(
+            f"`size` is {size[0]} x {size[1]} with `ensure_multiple_of={multiple}`, which makes {height} x {width} of "
+            f"an image of {image_size[0]} x {image_size[1]} (height x width); no side may have more than "
+            f"{_LARGEST_SIDE} pixels."
+        )
     return height, width
 
 

@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from .depth_files import MILLIMETRE, read_depth
 from .depth_samples import DepthSample, Intrinsics, import_extra
-from .image_inputs_llm_mde import Photograph, align_depth_map, read_photograph
+from .image_inputs_llm_mde import Photograph, align_depth_map, read_photograph, readable_formats
 
 if TYPE_CHECKING:
     import datasets
@@ -191,19 +191,20 @@ def decode_photograph(file: str | Path | bytes, name: str) -> Image.Image:
         ValueError: If it is not readable or has 16 bits; `name` says which one.
     """
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"{name!r} has Pillow mode {image.mode}; a photograph has 8 bits per channel.")
-            image.load()
-            return image
-    except (OSError, SyntaxError) as error:  # Pillow reports some broken PNGs as the latter
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=readable_formats()) as image:
+            if not image.mode.startswith(("I", "F")):
+                image.load()
+                return image
+    except Exception as error:  # damaged files raise whatever the decoders run into
         raise ValueError(f"{name!r} is not a readable photograph: {error}") from error
+    raise ValueError(f"{name!r} has Pillow mode {image.mode}; a photograph has 8 bits per channel.")
 
 
 def depth_in_metres(raw: np.ndarray, scale: float) -> np.ndarray:
-    """A stored array as float32 metres; what is not finite and positive becomes 0."""
+    """A stored array as float32 metres; what is not finite and positive there becomes 0."""
     valid = np.isfinite(raw) & (raw > 0)
-    return (np.where(valid, raw, 0).astype(np.float64) * scale).astype(np.float32)
+    depth = np.where(valid, raw, 0).astype(np.float64) * scale
+    return np.where(depth <= np.finfo(np.float32).max, depth, 0).astype(np.float32)
 
 
 def _turned(camera: Intrinsics, photograph: Photograph) -> Intrinsics:
@@ -220,7 +221,7 @@ def _read_masked_depth(depth_file: str, mask_file: str, scale: float) -> np.ndar
     for file in (depth_file, mask_file):
         try:
             array = np.load(file, allow_pickle=False)
-        except (OSError, EOFError, ValueError) as error:
+        except Exception as error:  # a header may also ask for more memory than there is
             raise ValueError(f"{file!r} cannot be read as a NumPy array: {error}") from error
         arrays.append(array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array)
     depth, mask = arrays

@@ -5,10 +5,12 @@ picture give the same answer on either of them.
 """
 
 import base64
+import binascii
 import math
 import os
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import chain
@@ -32,6 +34,11 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Ghostscript would run the program that such a file is.
+_PROGRAMS = ("EPS",)
+_LARGEST_DOWNLOAD = 256 * 2**20  # bytes
+_TIMEOUT = 30.0  # seconds
+_SHORTEST_BASE64 = 64  # characters: no image is shorter, and names of files mostly are
 # A depth map may be smaller than its photograph, but not of another shape.
 _ASPECT_RATIO_TOLERANCE = 0.02
 # Floats within this range are 0 to 1 with what a sharp edge overshoots when it is resampled (bicubic: a tenth).
@@ -115,6 +122,7 @@ def read_photograph(
         image = open_image(image, "images")
     orientation, stored_size = 1, None
     if isinstance(image, Image.Image):
+        _decode(image, "images")
         orientation, stored_size = _exif_orientation(image), image.size[::-1]
         if orientation != 1:
             image = image.transpose(_UPRIGHT[orientation])
@@ -147,6 +155,7 @@ def read_depth_map(depth_map: Any, depth_scale: float | None = None) -> Tensor:
     if isinstance(depth_map, (str, os.PathLike)):
         depth_map = open_image(depth_map, "depth_maps")
     if isinstance(depth_map, Image.Image):
+        _decode(depth_map, "depth_maps")
         if depth_map.mode == "P" or len(depth_map.getbands()) != 1:
             raise ValueError(
                 f"`depth_maps` contains an image of mode {depth_map.mode}, which is a picture and no depth map; "
@@ -194,25 +203,24 @@ def align_depth_map(depth: Tensor, photograph: Photograph) -> Tensor:
     )
 
 
-def open_image(source: str | os.PathLike, argument: str) -> Image.Image | np.ndarray:
-    """Opens a path, a URL or a `data:` URI as a decoded PIL image, and a .npy file as an array.
+def open_image(source: str | os.PathLike, argument: str, timeout: float | None = None) -> Image.Image | np.ndarray:
+    """Opens a path, a URL, a `data:` URI or base64 as a decoded PIL image, and a .npy file as an array.
+
+    Args:
+        source (`str` or `PathLike`): Where the image is, or its bytes as base64.
+        argument (`str`): Name of the caller's argument, for error messages.
+        timeout (`float`, *optional*): Seconds to wait for each answer of a server; 30 by default.
 
     Raises:
-        ValueError: For whatever reason it cannot be read, naming `argument` and the source.
+        ValueError: For whatever reason it cannot be read, naming `argument` and the source. EPS is not read, as
+            Ghostscript would run what stands in it.
     """
     name = os.fspath(source)
     try:
-        if name.startswith(("http://", "https://")):
-            request = urllib.request.Request(name, headers={"User-Agent": "llm-mde"})
-            with urllib.request.urlopen(request, timeout=30) as response:
-                content = response.read()
-        elif name.startswith("data:image/"):
-            content = base64.b64decode(name.partition(",")[2])
-        else:
-            content = Path(name).read_bytes()
+        content = _content(name, _TIMEOUT if timeout is None else timeout)
         if name.endswith(".npy"):
             return np.load(BytesIO(content), allow_pickle=False)
-        image = Image.open(BytesIO(content))
+        image = Image.open(BytesIO(content), formats=readable_formats())
         image.load()
     except Exception as error:
         raise ValueError(
@@ -220,6 +228,42 @@ def open_image(source: str | os.PathLike, argument: str) -> Image.Image | np.nda
             f"{str(error)[:200]}); pass the path of an image file, a URL, or the image itself."
         ) from error
     return image
+
+
+def readable_formats() -> list[str]:
+    """What Pillow, with its plugins, may take a file for: all but programs."""
+    Image.init()
+    return [name for name in Image.ID if name not in _PROGRAMS]
+
+
+def _content(name: str, timeout: float) -> bytes:
+    if name.startswith(("http://", "https://")):
+        request = urllib.request.Request(name, headers={"User-Agent": "llm-mde"})
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            content = response.read(_LARGEST_DOWNLOAD + 1)
+        if len(content) > _LARGEST_DOWNLOAD:
+            raise ValueError(f"the answer has more than {_LARGEST_DOWNLOAD // 2**20} MiB")
+        return content
+    if name.startswith("data:image/"):
+        return base64.b64decode(name.partition(",")[2])
+    if os.path.isfile(name):  # no device and no pipe, whose end may never come
+        return Path(name).read_bytes()
+    if len(name) >= _SHORTEST_BASE64:
+        with suppress(binascii.Error, ValueError):
+            return base64.b64decode(name, validate=True)
+    raise ValueError("it is no regular file" if os.path.exists(name) else "there is no such file")
+
+
+def _decode(image: Image.Image, argument: str) -> None:
+    """Reads the pixels of an image that was opened only, as `Image.open` leaves it."""
+    try:
+        image.load()
+    except Exception as error:
+        name = getattr(image, "filename", "") or "an image"
+        raise ValueError(
+            f"`{argument}` contains {str(name)[:200]!r}, which cannot be decoded ({type(error).__name__}: "
+            f"{str(error)[:200]}); open a whole file, or leave this one out."
+        ) from error
 
 
 def _is_empty_list(inputs: Any) -> bool:
@@ -255,6 +299,9 @@ def _pil_to_array(image: Image.Image) -> np.ndarray:
 
 def _as_tensor(array: np.ndarray | Tensor, argument: str) -> Tensor:
     if isinstance(array, Tensor):
+        if array.layout != torch.strided or array.is_meta or array.is_quantized:
+            kind = "meta" if array.is_meta else "quantised" if array.is_quantized else str(array.layout)
+            raise ValueError(f"`{argument}` contains a tensor that is {kind}; pass a dense one that has its values.")
         return array.detach()
     try:
         # PyTorch wants the machine's byte order, no negative strides, and memory it may write to.
@@ -330,4 +377,12 @@ def _has_aspect_ratio_of(size: tuple[int, int], other: tuple[int, int]) -> bool:
     return abs(difference) <= math.log1p(_ASPECT_RATIO_TOLERANCE)
 
 
-__all__ = ["Photograph", "align_depth_map", "flatten_inputs", "open_image", "read_depth_map", "read_photograph"]
+__all__ = [
+    "Photograph",
+    "align_depth_map",
+    "flatten_inputs",
+    "open_image",
+    "read_depth_map",
+    "read_photograph",
+    "readable_formats",
+]

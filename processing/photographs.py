@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from .depth_samples import DepthSample, Intrinsics
 from .image_inputs_llm_mde import open_image, read_photograph
 from .point_clouds import intrinsics_from_exif
+from .worker_processes import end_with_parent
 
 if TYPE_CHECKING:
     from transformers import BatchFeature
@@ -126,6 +127,7 @@ class PhotographCollator:
         self.kwargs = kwargs
 
     def __call__(self, photographs: list[ReadPhotograph]) -> list[tuple[list[ReadPhotograph], "BatchFeature | None"]]:
+        end_with_parent()
         image_processor = self.processor.image_processor
         is_one_size = image_processor.do_resize and not image_processor.keep_aspect_ratio
         groups: dict[tuple, list[ReadPhotograph]] = defaultdict(list)

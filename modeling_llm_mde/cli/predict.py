@@ -226,7 +226,8 @@ def _report(
     if problems:
         print(f"{len(problems)} of {len(photographs)} photographs lack what was asked for:")
         for row in problems[:MAX_PROBLEMS_SHOWN]:
-            print(f"  {row['input']}: {row['error']}")
+            name = row["input"] if row["input"].isprintable() else repr(row["input"])  # no control sequences
+            print(f"  {name}: {row['error']}")
         if len(problems) > MAX_PROBLEMS_SHOWN:
             print(f"  and {len(problems) - MAX_PROBLEMS_SHOWN} more, see the summary")
     print(f"Summary: {Path(options.output) / 'predictions.jsonl'}")

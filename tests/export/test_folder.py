@@ -146,8 +146,7 @@ def test_eight_bits_are_near_to_the_model_and_smaller(format, largest, exported)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["onnx", "openvino"])
-@pytest.mark.parametrize("decoder", ["gpt2", "llama"])
+@pytest.mark.parametrize(("format", "decoder"), [("onnx", "gpt2"), ("openvino", "llama")])
 def test_decoders_with_their_own_tokenizer_and_other_towers_are_exported(format, decoder, tmp_path):
     pytest.importorskip("onnxscript")
     pytest.importorskip({"onnx": "onnxruntime", "openvino": "openvino"}[format])

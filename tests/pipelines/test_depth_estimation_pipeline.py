@@ -108,7 +108,7 @@ def test_a_constant_depth_map_becomes_a_black_picture(estimate, monkeypatch):
     monkeypatch.setattr(
         type(estimate.processor),
         "post_process_depth_estimation",
-        lambda self, outputs, target_sizes: [{"predicted_depth": torch.full(target_sizes[0], 3.0)}],
+        lambda self, outputs, target_sizes: [{"predicted_depth": torch.full(target_sizes[0].tolist(), 3.0)}],
     )
     assert np.asarray(estimate(PHOTOS[0])["depth"]).max() == 0
 
