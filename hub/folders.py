@@ -1,6 +1,7 @@
 """Folders ready to publish: everything the other side needs, written without a network."""
 
 import copy
+import errno
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.utils import HFValidationError
+from safetensors import SafetensorError
 
 from llm_mde.adapters_llm_mde import ADAPTER_WEIGHTS_NAME, FINGERPRINT_KEY, base_fingerprint
+from llm_mde.finite_weights_llm_mde import refuse_undefined
 
 from .cards import CardFacts, adapter_card, model_card
 from .sample_pictures import write_sample
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from llm_mde import LLMMDEForDepthEstimation, LLMMDEProcessor
 
 ADAPTER_DTYPES = ("float32", "bfloat16", "float16")
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 
 
 def write_model_folder(
@@ -53,9 +57,10 @@ def write_model_folder(
         `Path`: The folder.
 
     Raises:
-        ValueError: If `folder` exists and is not empty, the model has adapters in it, the processor allows longer
-            prompts than the model, or the photograph of the card cannot be read.
+        ValueError: If `folder` exists and is not empty, the model has adapters in it or weights that are not finite,
+            the processor allows longer prompts than the model, or the photograph of the card cannot be read.
         ImportError: If the card brings a photograph, and matplotlib, which colours depth, is not installed.
+        OSError: If the disk is full, or nothing may be written there.
     """
     if any(".base_layer." in name or ".original_module." in name for name, _ in model.named_parameters()):
         raise ValueError(
@@ -105,9 +110,10 @@ def write_adapter_folder(
         `Path`: The folder.
 
     Raises:
-        ValueError: If `folder` exists and is not empty, `dtype` is not one of `ADAPTER_DTYPES`, or the photograph of
-            the card cannot be read.
+        ValueError: If `folder` exists and is not empty, `dtype` is not one of `ADAPTER_DTYPES`, a weight is not
+            finite, or the photograph of the card cannot be read.
         ImportError: If the card brings a photograph, and matplotlib, which colours depth, is not installed.
+        OSError: If the disk is full, or nothing may be written there.
     """
     import torch
     from peft import get_peft_model_state_dict
@@ -121,6 +127,7 @@ def write_adapter_folder(
         weights = {
             name: weight.detach().to("cpu", getattr(torch, dtype)).contiguous() for name, weight in weights.items()
         }
+        refuse_undefined(weights)
         metadata, whole = {"format": "pt"}, model.state_dict() if state_dict is None else state_dict
         fingerprint = base_fingerprint(whole, weights)
         if fingerprint is not None:
@@ -213,9 +220,30 @@ def appearing_whole(folder: str | Path) -> Iterator[Path]:
         if folder.exists():
             folder.rmdir()
         unfinished.rename(folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(unfinished, ignore_errors=True)
+        if is_of_disk(error):
+            raise OSError(
+                f"{str(folder)!r} could not be written, and nothing of it was kept: {' '.join(str(error).split())}; "
+                "free some space, or choose another folder."
+            ) from error
         raise
 
 
-__all__ = ["ADAPTER_DTYPES", "commit_in_cache", "write_adapter_folder", "write_model_folder"]
+def is_of_disk(error: BaseException) -> bool:
+    """Whether a disk that is full or may not be written to is behind an error, which PyTorch and safetensors wrap."""
+    if isinstance(error, OSError):
+        return error.errno in _DISK_ERRORS
+    wrapped = {SafetensorError: ("No space left", "os error"), RuntimeError: ("inline_container", "iostream error")}
+    return any(isinstance(error, kind) and any(map(str(error).__contains__, signs)) for kind, signs in wrapped.items())
+
+
+__all__ = [
+    "ADAPTER_DTYPES",
+    "appearing_whole",
+    "commit_in_cache",
+    "is_of_disk",
+    "without_shards",
+    "write_adapter_folder",
+    "write_model_folder",
+]

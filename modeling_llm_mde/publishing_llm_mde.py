@@ -29,6 +29,7 @@ from huggingface_hub.utils import (
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
+from .finite_weights_llm_mde import refuse_undefined
 from .model_card_llm_mde import basic_model_card
 
 logger = logging.get_logger(__name__)
@@ -46,7 +47,8 @@ NO_ROUTE = (404, 405, 501)
 class PublishingMixin:
     """
     `push_to_hub` and `save_pretrained(push_to_hub=True)` with the arguments that they have in Transformers, but as one
-    commit with everything that a model needs to be loaded, and a card that says what the model is.
+    commit with everything that a model needs to be loaded, and a card that says what the model is. Weights that are
+    not finite are neither pushed nor saved.
     """
 
     @wraps(PreTrainedModel.save_pretrained)
@@ -55,7 +57,9 @@ class PublishingMixin:
         options.apply_defaults()
         options = options.arguments
         del options["self"]
-        if not options["push_to_hub"] or options["distributed_checkpoint"]:
+        if not options.get("distributed_checkpoint"):
+            refuse_undefined(self.state_dict() if options["state_dict"] is None else options["state_dict"])
+        if not options["push_to_hub"] or options.get("distributed_checkpoint"):
             return super().save_pretrained(*args, **kwargs)
         folder, of_hub = Path(options["save_directory"]), options.pop("kwargs")
         before = _times(folder)

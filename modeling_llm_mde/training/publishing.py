@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import CommitInfo, HfApi, ModelCard, get_token
 from huggingface_hub.utils import HFValidationError, validate_repo_id
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import logging
 
+from llm_mde.finite_weights_llm_mde import refuse_undefined
 from llm_mde.hub.cards import CardFacts, adapter_card, model_card
 from llm_mde.hub.folders import commit_in_cache, without_shards
 from llm_mde.hub.publishable import is_hub_id
@@ -231,9 +232,12 @@ class PublishingTrainer(Trainer):
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """As in the stock Trainer, with our code beside sharded weights, and no token in training_args.bin."""
+        """As in the stock Trainer, with our code beside sharded weights, and no token in training_args.bin; weights
+        that are not finite are refused."""
         if output_dir is not None and Path(output_dir).exists():
             self._finish_current_push()  # of links to files that are about to be written over
+        if not isinstance(self._whole_model(), PreTrainedModel):  # which looks for itself
+            refuse_undefined(dict(self._whole_model().named_parameters()) if state_dict is None else state_dict)
         token, self.args.hub_token = self.args.hub_token, None
         try:
             with without_shards(self._whole_model()):

@@ -1,5 +1,7 @@
 """What the stock Trainer lacks for depth: groups of learning rates, and metrics that keep sums instead of maps."""
 
+import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,10 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, sort_checkpoints
 from transformers.utils import logging
 
 from llm_mde.evaluation import DepthMetrics
+from llm_mde.hub.folders import is_of_disk
 
 from .arguments import DepthTrainingArguments, parameter_groups
 from .callbacks import RelativeErrorCallback
@@ -19,6 +24,9 @@ from .frames import EpochCallback
 from .publishing import PublishingTrainer
 
 logger = logging.get_logger(__name__)
+
+MAX_SKIPPED_STEPS = 50  # in a row; then it is no bad batch but the training
+_UNFINISHED = ".unfinished-checkpoint"
 
 
 class StreamingDepthMetrics:
@@ -56,6 +64,10 @@ class DepthTrainer(PublishingTrainer):
     (DDP) may train a model of which an encoder has weights that depth does not read, also with checkpointing. With
     `push_to_hub`, see [`PublishingTrainer`], what is pushed loads at every moment.
 
+    A step whose gradients are not finite changes no weight, so that one bad batch costs no more than its turn. A
+    checkpoint appears in `output_dir` when it is complete and goes from there at once, whatever ends the process, and
+    none is saved that holds NaN.
+
     Raises:
         ValueError: If `relative_start` is out of range, weights are to be sharded (FSDP) that can not be, or what is
             to be pushed could not be loaded.
@@ -83,6 +95,9 @@ class DepthTrainer(PublishingTrainer):
                     "relative error never counts; set `model.config.relative_weight`, or leave `relative_start` at 0."
                 )
 
+    _saving_to: Path | None = None
+    _num_skipped = 0  # steps in a row
+
     def train(self, *args, **kwargs):
         """As in the stock Trainer; an interrupted step leaves the full `relative_weight` in the configuration."""
         config = getattr(self.model, "config", None)
@@ -98,6 +113,92 @@ class DepthTrainer(PublishingTrainer):
             if isinstance(callback, DiagnosticsCallback):
                 callback.log = self.log
         return super().evaluate(*args, **kwargs)
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """As in the stock Trainer, which calls it before each step; one of NaN or infinity is made to do nothing.
+
+        Raises:
+            ValueError: If that were `MAX_SKIPPED_STEPS` in a row.
+        """
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        # A scaler of float16 skips by itself, and lowers its scale; DeepSpeed has one of its own.
+        if grad_norm is None or self.accelerator.scaler is not None or self.is_deepspeed_enabled:
+            return grad_norm
+        if math.isfinite(grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else grad_norm):
+            self._num_skipped = 0
+            return grad_norm
+        model.zero_grad()  # to None, which no optimiser touches
+        self._num_skipped += 1
+        if self._num_skipped == 1:
+            logger.warning(
+                f"The gradients of step {self.state.global_step + 1} are not finite: it changes no weight. If that "
+                "happens often, look at the frames of these steps, or lower the learning rate."
+            )
+        if self._num_skipped == MAX_SKIPPED_STEPS:
+            raise ValueError(
+                f"`learning_rate` is {self.args.learning_rate:g}, and the gradients of {MAX_SKIPPED_STEPS} steps in a "
+                "row were not finite, so that nothing is learned; lower it, train in float32, or go back to the last "
+                "checkpoint."
+            )
+        return grad_norm
+
+    def _get_output_dir(self, trial) -> str:
+        return super()._get_output_dir(trial) if self._saving_to is None else str(self._saving_to)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """As in the stock Trainer, but the checkpoint is written beside its place and renamed.
+
+        Raises:
+            OSError: If the disk is full or may not be written to; the checkpoints that are there stay whole.
+        """
+        run_dir = Path(super()._get_output_dir(trial))
+        name, unfinished = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}", run_dir / _UNFINISHED
+        if self.args.should_save:
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+        self.accelerator.wait_for_everyone()
+        self._saving_to = unfinished
+        try:
+            super()._save_checkpoint(model, trial)
+            self.state.best_model_checkpoint = self._best_checkpoint(run_dir)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self.state.save_to_json(unfinished / name / TRAINER_STATE_NAME)  # with where the best one will be
+                if (run_dir / name).exists():
+                    (run_dir / name).rename(unfinished / "replaced")
+                (unfinished / name).rename(run_dir / name)
+                self._remove_old_checkpoints(run_dir)
+            self.accelerator.wait_for_everyone()
+        except Exception as error:
+            if not is_of_disk(error):
+                raise
+            raise OSError(
+                f"`output_dir` is {self.args.output_dir!r}, where {name} could not be saved "
+                f"({' '.join(str(error).split())[:200]}); the checkpoints that are there are whole: free some space, "
+                "and go on with --resume_from_checkpoint true."
+            ) from error
+        finally:
+            self._saving_to = None
+            if self.args.should_save:
+                shutil.rmtree(unfinished, ignore_errors=True)
+
+    def _best_checkpoint(self, run_dir: Path) -> str | None:
+        """Where the best checkpoint is, once the one that is being saved is in its place."""
+        step = self.state.best_global_step
+        is_compared = self.args.save_strategy in (SaveStrategy.STEPS, SaveStrategy.EPOCH, SaveStrategy.BEST)
+        path = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        is_there = step == self.state.global_step or path.is_dir()
+        return str(path) if step and is_compared and is_there else self.state.best_model_checkpoint
+
+    def _remove_old_checkpoints(self, run_dir: Path) -> None:
+        limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
+        if not limit or limit < 0:
+            return
+        checkpoints = sort_checkpoints(str(run_dir), use_mtime=True, best_model_checkpoint=best)
+        is_best_another = best in checkpoints and best != checkpoints[-1]  # then it is the last but one
+        for path in map(Path, checkpoints[: -max(limit, 1 + is_best_another)]):
+            gone = path.with_name(f"{_UNFINISHED}-{path.name}")
+            path.rename(gone)  # a process killed now leaves no half of it in sight
+            shutil.rmtree(gone, ignore_errors=True)
 
     def _prepare_input(self, data):
         """As in the stock Trainer, which under DeepSpeed casts all floats; bfloat16 would round metres to 0.4 %."""

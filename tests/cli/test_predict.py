@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import ExifTags, Image
+from safetensors.torch import load_file, save_file
 
 from llm_mde import LLMMDEForDepthEstimation
 from llm_mde.cli import main
@@ -258,10 +259,10 @@ def test_an_error_of_the_model_stops_the_run_and_blames_no_photograph(prediction
 
 
 def test_depth_that_is_not_finite_is_reported_and_not_written(predictions, tmp_path):
-    model, processor = make_pair()
-    with torch.no_grad():
-        model.vision_tower.get_input_embeddings().projection.weight.fill_(torch.inf)
-    folder = write_model_folder(tmp_path / "broken", model, processor)
+    folder = write_model_folder(tmp_path / "broken", *make_pair())
+    weights = load_file(folder / "model.safetensors")
+    next(weight for name, weight in weights.items() if "patch_embeddings" in name).fill_(torch.inf)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})  # as `save_pretrained` would not
     status, rows = predictions(model=folder)
     assert status == 1
     assert all("not finite" in row["error"] for row in rows.values())

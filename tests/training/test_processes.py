@@ -36,12 +36,16 @@ def assert_equal_weights(one: dict, two: dict) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoder", [(), ("dinov2",)], ids=["vit", "an encoder with an unused weight, checkpointed"])
-def test_two_processes_equal_one_with_twice_the_batch(encoder, tmp_path):
+@pytest.mark.parametrize(
+    ("encoder", "batch_size"),
+    [((), 2), (("dinov2",), 2), ((), 1)],
+    ids=["vit", "an encoder with an unused weight, checkpointed", "a batch without any label on one of two"],
+)
+def test_two_processes_equal_one_with_twice_the_batch(encoder, batch_size, tmp_path):
     """Through the Trainer, two epochs with augmentation; one process meets a frame without a label."""
     script = ROOT / "tests" / "training" / "train_script.py"
-    run(script, tmp_path / "one", 4, *encoder)
-    run(*ACCELERATE, CONFIGURATIONS / "ddp.yaml", script, tmp_path / "two", 2, *encoder)
+    run(script, tmp_path / "one", 2 * batch_size, *encoder)
+    run(*ACCELERATE, CONFIGURATIONS / "ddp.yaml", script, tmp_path / "two", batch_size, *encoder)
     one, two = (load_file(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
     assert two.pop("num_processes") == 2 * one.pop("num_processes")
     assert one["metric.num_images"] == two["metric.num_images"] == 5
