@@ -1,9 +1,11 @@
 """From a name to a model that predicts: a folder or a Hub repository, with all weights or with an adapter alone."""
 
+import json
 from pathlib import Path
 
 import torch
-from transformers.utils import cached_file, logging
+from safetensors import safe_open
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 
 from llm_mde import LLMMDEConfig, LLMMDEForDepthEstimation, LLMMDEProcessor
 from llm_mde.adapters_llm_mde import AdapterFiles
@@ -57,27 +59,39 @@ def is_adapter(name_or_path: str | Path, revision: str | None = None) -> bool:
     return _find(str(name_or_path), "adapter_config.json", revision) is not None
 
 
-def _load_whole(name: str, revision: str | None, dtype: torch.dtype | str | None) -> LLMMDEForDepthEstimation:
+def check_is_llm_mde(name: str, revision: str | None = None) -> None:
+    """
+    Raises:
+        ValueError: If there is no such folder or repository, or it holds another kind of model.
+    """
     try:
         config, _ = LLMMDEConfig.get_config_dict(name, revision=revision)
-    except OSError as error:
-        reason = " ".join(str(error).split())
+        kind = config.get("model_type")
+    except Exception as error:  # of JSON that is no object, or nested without end, whatever Python runs into
+        reason = f"{type(error).__name__}: {_one_line(error)}"
+        if _find(name, "config.json", revision) is not None:
+            raise ValueError(f"`name_or_path` is {name!r}, whose config.json cannot be read: {reason}") from error
         raise ValueError(
             f"`name_or_path` is {name!r}: there is no such folder, and no such Hub repository can be reached: {reason}"
         ) from error
-    if config.get("model_type") != LLMMDEConfig.model_type:
-        found = f"holds a {config['model_type']!r} model" if "model_type" in config else "has no config.json"
+    if kind != LLMMDEConfig.model_type:
+        found = f"holds a {kind!r} model" if kind is not None else "has no config.json"
         raise ValueError(
             f"`name_or_path` is {name!r}, which {found}; give a folder or Hub id that `LLMMDEForDepthEstimation` was "
             "saved to, or an adapter on one."
         )
+
+
+def _load_whole(name: str, revision: str | None, dtype: torch.dtype | str | None) -> LLMMDEForDepthEstimation:
+    check_is_llm_mde(name, revision)
+    _check_weights(name, revision)
     options = {} if dtype is None else {"dtype": dtype}
     try:
         model, report = LLMMDEForDepthEstimation.from_pretrained(
             name, revision=revision, output_loading_info=True, **options
         )
     except OSError as error:
-        raise ValueError(f"`name_or_path` is {name!r}, whose weights do not load: {error}") from error
+        raise ValueError(f"`name_or_path` is {name!r}, whose weights do not load: {_one_line(error)}") from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ValueError(
@@ -85,6 +99,68 @@ def _load_whole(name: str, revision: str | None, dtype: torch.dtype | str | None
             "the whole model with `save_pretrained`."
         )
     return model
+
+
+def _check_weights(name: str, revision: str | None) -> None:
+    """Compares the shapes that the weights have with those that config.json asks for, before anything is allocated.
+
+    By the names that both have: Transformers reads some weights under the names of its earlier versions, too.
+
+    Raises:
+        ValueError: If a file is damaged, a shape differs, or no model can be built as config.json says.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in _weight_files(name, revision):
+        try:
+            with safe_open(file, "pt") as weights:
+                shapes |= {key: tuple(weights.get_slice(key).get_shape()) for key in weights.keys()}  # noqa: SIM118
+        except Exception as error:  # safetensors has one of its own, which is derived from nothing narrower
+            raise ValueError(
+                f"`name_or_path` is {name!r}, whose {Path(file).name} is cut short or no safetensors file "
+                f"({_one_line(error)}); download it again (`git lfs pull` where it was cloned), or save the model "
+                "again with `save_pretrained`."
+            ) from error
+    if not shapes:
+        return  # `from_pretrained` says what is missing
+    no_model = f"`name_or_path` is {name!r}, whose config.json describes no model that can be built"
+    try:
+        config = LLMMDEConfig.from_pretrained(name, revision=revision)
+    except ValueError:  # says itself which field it is about
+        raise
+    except Exception as error:  # a field may have any name, also one that Python has taken
+        raise ValueError(f"{no_model}: {type(error).__name__}: {_one_line(error)}") from error
+    num_layers = sum(getattr(each, "num_hidden_layers", 0) for each in (config.vision_config, config.text_config))
+    if num_layers > len(shapes):
+        raise ValueError(f"{no_model}: it has {num_layers} layers, but there are {len(shapes)} weights.")
+    try:
+        with torch.device("meta"):
+            expected = {key: tuple(each.shape) for key, each in LLMMDEForDepthEstimation(config).state_dict().items()}
+    except Exception as error:
+        raise ValueError(f"{no_model}: {type(error).__name__}: {_one_line(error)}") from error
+    for key in sorted(shapes.keys() & expected.keys()):
+        if shapes[key] != expected[key]:
+            raise ValueError(
+                f"`name_or_path` is {name!r}, where {key!r} is {shapes[key]} in the weights and {expected[key]} in "
+                "config.json; the two are of different models."
+            )
+
+
+def _weight_files(name: str, revision: str | None) -> list[str]:
+    whole = _find(name, SAFE_WEIGHTS_NAME, revision)
+    if whole is not None:
+        return [whole]
+    index = _find(name, SAFE_WEIGHTS_INDEX_NAME, revision)
+    if index is None:
+        return []
+    try:
+        files = sorted(set(json.loads(Path(index).read_text("utf-8"))["weight_map"].values()))
+        # Names that lead elsewhere are none of the folder's.
+        return [file for each in files if (file := _find(name, Path(each).name, revision)) is not None]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"`name_or_path` is {name!r}, whose {SAFE_WEIGHTS_INDEX_NAME} cannot be used: {type(error).__name__}: "
+            f"{_one_line(error)}; download it again, or save the model again."
+        ) from error
 
 
 def _load_adapter(
@@ -136,11 +212,15 @@ def find_base(base: str, adapter: Path) -> str:
 def _load_processor(name: str, revision: str | None) -> LLMMDEProcessor:
     try:
         return LLMMDEProcessor.from_pretrained(name, revision=revision)
-    except OSError as error:
+    except Exception as error:  # of damaged files whatever the tokenizer or Python runs into
         raise ValueError(
             f"`name_or_path` is {name!r}, which has a model but no processor that loads; save one beside it with "
-            f"`LLMMDEProcessor.save_pretrained`: {' '.join(str(error).split())}"
+            f"`LLMMDEProcessor.save_pretrained`: {type(error).__name__}: {_one_line(error)[:500]}"
         ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _find(name: str, file: str, revision: str | None) -> str | None:
@@ -161,4 +241,4 @@ def _device(device: str | torch.device | None) -> torch.device:
         raise ValueError(f"`device` is {str(device)!r}, which this machine does not have: {reason}") from error
 
 
-__all__ = ["is_adapter", "load_model_and_processor"]
+__all__ = ["check_is_llm_mde", "find_base", "is_adapter", "load_model_and_processor"]

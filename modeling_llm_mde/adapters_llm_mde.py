@@ -6,13 +6,14 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers.utils import cached_file, extract_commit_hash, find_adapter_config_file, is_peft_available, logging
 
@@ -26,6 +27,12 @@ _CHECKED_NAME = "being_checked"  # of an adapter in an empty model, beside those
 _FINGERPRINTED = ("vision_tower", "language_model", "reprogramming", "depth_head")
 _HARMLESS = (True, False, "gaussian")  # ways to begin a LoRA that leave the base as it is
 _SAMPLED_SIGNS = 2**16  # of each weight: an update of low rank turns some of them, and a large model stays quick
+
+
+try:
+    _parse = re._parser.parse
+except AttributeError:  # Python 3.10
+    from sre_parse import parse as _parse
 
 
 def _peft():
@@ -125,12 +132,19 @@ class AdapterFiles:
                 skeleton = type(model)(copy.deepcopy(model.config))
         except TypeError:  # a class of the caller's, which is made from more than a configuration
             skeleton = _empty_copy(model)
-        config = _peft().PeftConfig.from_pretrained(str(self.folder))
-        config.init_lora_weights = True  # some of the other ways compute with the base's weights
         try:
-            _peft().inject_adapter_in_model(config, skeleton, _CHECKED_NAME, low_cpu_mem_usage=True)
+            config = _peft().PeftConfig.from_pretrained(str(self.folder))
+            _refuse_slow_patterns(config)
+            config.init_lora_weights = True  # some of the other ways compute with the base's weights
+            with torch.device("meta"):
+                _peft().inject_adapter_in_model(config, skeleton, _CHECKED_NAME, low_cpu_mem_usage=True)
         except ValueError as error:  # there is no layer to adapt
             return {name: shape for name, shape in self.shapes.items() if ".lora_" not in name}, error
+        except Exception as error:  # fields of other types and broken patterns raise whatever they run into
+            raise ValueError(
+                f"The adapter {self.name!r} has an {ADAPTER_CONFIG_NAME} that describes no adapter "
+                f"({type(error).__name__}: {' '.join(str(error).split())}); save it again with `save_pretrained`."
+            ) from error
         state = _peft().get_peft_model_state_dict(skeleton, adapter_name=_CHECKED_NAME, save_embedding_layers=False)
         return {name.removeprefix(_PEFT_PREFIX): tuple(weight.shape) for name, weight in state.items()}, None
 
@@ -149,6 +163,32 @@ def _read_config(name: str, file: str) -> dict:
             "save the adapter again with `save_pretrained`, or update PEFT if a newer one wrote it."
         ) from error
     return config
+
+
+def _refuse_slow_patterns(config) -> None:
+    """Repetitions of what repeats or branches, on which a regular expression may think for years.
+
+    Raises:
+        TypeError: If one of the configuration's patterns has them.
+    """
+    for name in ("target_modules", "exclude_modules", "layers_pattern"):
+        pattern = getattr(config, name, None)
+        if isinstance(pattern, str) and _repeats_what_varies(_parse(pattern)):
+            raise TypeError(f"`{name}` is {pattern[:80]!r}, which repeats what repeats or branches")
+
+
+def _repeats_what_varies(parsed, is_repeated: bool = False) -> bool:
+    for operation, arguments in parsed:
+        kind = str(operation)
+        varies = kind in ("MAX_REPEAT", "MIN_REPEAT", "BRANCH")
+        if varies and is_repeated:
+            return True
+        inner = is_repeated or ("REPEAT" in kind and arguments[1] > 1)
+        for part in arguments if isinstance(arguments, (tuple, list)) else ():
+            for each in part if isinstance(part, list) else [part]:
+                if hasattr(each, "data") and _repeats_what_varies(each, inner):
+                    return True
+    return False
 
 
 def _empty_copy(model: nn.Module) -> nn.Module:
@@ -275,13 +315,18 @@ class AdapterMixin:
         """As in Transformers, but reads safetensors alone, and an adapter's base at the revision that it names.
 
         Raises:
-            OSError: If the weights are nowhere, or pickled.
+            OSError: If the weights are nowhere, damaged, or pickled.
             ValueError: If `use_safetensors=False`, or an adapter does not fit its base.
         """
         _refuse_pickles(kwargs)
         name, kwargs = at_pinned_base(cls.config_class, pretrained_model_name_or_path, kwargs)
         try:
             loaded = super().from_pretrained(name, *args, **kwargs | {"use_safetensors": True})
+        except SafetensorError as error:
+            raise OSError(
+                f"{str(name)!r} has weights that are cut short or no safetensors file ({error}); download them again "
+                "(`git lfs pull` where they were cloned, `force_download=True` from the Hub), or save the model again."
+            ) from error
         except OSError as error:
             if "file named" not in str(error):  # something else than that there is none
                 raise
