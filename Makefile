@@ -13,7 +13,7 @@ PYTEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest --numprocesses auto --maxpr
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: bench demo space test test-oldest lint clean
+.PHONY: bench demo robustness space test test-oldest lint clean
 
 ## The demonstration: a small model, trained here for minutes, predicts real photographs. DATA=folder for your frames.
 demo: $(VENV)/demo.stamp
@@ -41,6 +41,11 @@ test-oldest: $(OLDEST)/dev.stamp
 ## Speed and memory beside other models, in some 25 minutes. BENCH="--quick --only inference" for less of it.
 bench: $(VENV)/dev.stamp
 	$(VENV)/bin/python -m benchmarks $(BENCH)
+
+## Hostile input, kills, full disks and long runs in full, one after the other, with the table of what came of them.
+robustness: $(VENV)/dev.stamp
+	LLM_MDE_LONG=1 LLM_MDE_ROBUSTNESS=benchmarks/results/robustness.md OMP_NUM_THREADS=1 \
+		$(VENV)/bin/python -m pytest tests/robustness
 
 lint: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff check .
