@@ -154,7 +154,8 @@ class DepthTrainer(PublishingTrainer):
         run_dir = Path(super()._get_output_dir(trial))
         name, unfinished = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}", run_dir / _UNFINISHED
         if self.args.should_save:
-            shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+            for left in run_dir.glob(f"{_UNFINISHED}*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         self._saving_to = unfinished
         try:

@@ -12,12 +12,14 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from tqdm import tqdm
 from transformers import TrainerCallback, TrainerState
 
 from llm_mde import LLMMDEForDepthEstimation
@@ -249,9 +251,12 @@ def kill_pushes(folder: Path, num_kills: int) -> list[dict]:
 def push_when_told(sign: Path) -> None:
     from llm_mde.hub.publishing import push
 
+    parent = os.getppid()
     sign.with_suffix(".ready").touch()
     while not (sign.is_file() and (folder := sign.read_text())):
         time.sleep(0.002)
+        if os.getppid() != parent:
+            sys.exit("nobody is there to tell")
     push(folder, "tester/rooms", update=True)
 
 
@@ -266,6 +271,7 @@ def broken_repositories(hub, whole: list[dict[str, bytes]]) -> list[str]:
 def main() -> None:
     what, folder, num_kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own is shared with forks, and a killed one would keep it
     if what == "training":
         kills = kill_trainings(folder, num_kills)
     elif what == "predict":

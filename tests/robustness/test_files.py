@@ -172,7 +172,7 @@ def test_a_command_tells_of_a_damaged_model_in_one_line(command, changed, tmp_pa
     words = {
         "predict": ["predict", str(tmp_path / "photo.png"), "--output", str(tmp_path / "out")],
         "evaluate": ["evaluate", "--data", str(tmp_path), "--output", str(tmp_path / "out")],
-        "export": ["export", "--output", str(tmp_path / "out")],
+        "export": ["export", "--output", str(tmp_path / "out"), "--format", "torch"],
     }[command]
     with pytest.raises(SystemExit) as stop:
         main([*words, "--model", str(folder)])
