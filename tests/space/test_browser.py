@@ -16,6 +16,7 @@ from llm_mde.processing.point_clouds import read_ply
 from tests.space.conftest import SPACE, make_photograph
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="a browser is driven with selenium")
+from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
 from selenium.webdriver import ActionChains, Keys  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
@@ -101,7 +102,10 @@ class Page:
         self.wait(lambda: self.all("#estimate"))
 
     def wait(self, condition):
-        return WebDriverWait(self.driver, PATIENCE, poll_frequency=0.1).until(lambda _: condition())
+        """What the condition gives once it holds; one that meets an element that was just replaced is asked again."""
+        passing = [StaleElementReferenceException]
+        wait = WebDriverWait(self.driver, PATIENCE, poll_frequency=0.1, ignored_exceptions=passing)
+        return wait.until(lambda _: condition())
 
     def all(self, selector: str) -> list:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
@@ -147,8 +151,8 @@ class Page:
 
     def scene_link(self) -> str | None:
         """Of the surface that the 3D view shows."""
-        links = self.all("#scene a[data-testid=model3d-download-link]")
-        return links[0].get_attribute("href") if links else None
+        link = "#scene a[data-testid=model3d-download-link]"
+        return self.driver.execute_script("return document.querySelector(arguments[0])?.href", link)
 
     def click_in(self, selector: str, across: float, down: float) -> None:
         """Clicks inside of a picture, at shares of its width and height."""
