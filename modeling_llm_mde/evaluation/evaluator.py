@@ -83,16 +83,15 @@ class EvaluationResult:
         """
         if num_resamples < 1:
             raise ValueError(f"`num_resamples` is {num_resamples}; draw at least once.")
-        intervals = {}
-        for name in self.metric_names:
-            column = np.array(self._column(name))
-            if len(column) == 0:
-                intervals[name] = (math.nan, math.nan)
-                continue
+        columns = {name: np.array(self._column(name)) for name in self.metric_names}
+        intervals = dict.fromkeys(columns, (math.nan, math.nan))
+        for size in {len(column) for column in columns.values()} - {0}:
+            names = [name for name, column in columns.items() if len(column) == size]
+            values = np.stack([columns[name] for name in names])
             generator = np.random.default_rng(seed)  # the same draws for each metric
-            means = [column[generator.integers(len(column), size=len(column))].mean() for _ in range(num_resamples)]
-            lower, upper = np.percentile(means, (2.5, 97.5))
-            intervals[name] = (float(lower), float(upper))
+            means = [values[:, generator.integers(size, size=size)].mean(axis=1) for _ in range(num_resamples)]
+            limits = np.percentile(means, (2.5, 97.5), axis=0)
+            intervals.update(zip(names, map(tuple, limits.T.tolist()), strict=True))
         return intervals
 
     def _column(self, name: str) -> list[float]:
