@@ -117,19 +117,22 @@ class DepthTrainer(PublishingTrainer):
     def _get_grad_norm(self, model, grad_norm=None):
         """As in the stock Trainer, which calls it before each step; one of NaN or infinity is made to do nothing.
 
+        A scaler of float16 begins with several of these, fewer than `MAX_SKIPPED_STEPS`.
+
         Raises:
             ValueError: If that were `MAX_SKIPPED_STEPS` in a row.
         """
         grad_norm = super()._get_grad_norm(model, grad_norm)
-        # A scaler of float16 skips by itself, and lowers its scale; DeepSpeed has one of its own.
-        if grad_norm is None or self.accelerator.scaler is not None or self.is_deepspeed_enabled:
+        if grad_norm is None or self.is_deepspeed_enabled:  # which looks after overflows itself
             return grad_norm
         if math.isfinite(grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else grad_norm):
             self._num_skipped = 0
             return grad_norm
-        model.zero_grad()  # to None, which no optimiser touches
         self._num_skipped += 1
-        if self._num_skipped == 1:
+        is_scaled = self.accelerator.scaler is not None  # it skips the step itself, and lowers its scale
+        if not is_scaled:
+            model.zero_grad()  # to None, which no optimiser touches
+        if self._num_skipped == 1 and not is_scaled:
             logger.warning(
                 f"The gradients of step {self.state.global_step + 1} are not finite: it changes no weight. If that "
                 "happens often, look at the frames of these steps, or lower the learning rate."

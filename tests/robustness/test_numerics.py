@@ -3,6 +3,7 @@
 import math
 import warnings
 from contextlib import nullcontext
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -97,16 +98,58 @@ def test_a_step_of_gradients_that_overflow_changes_no_weight(value, max_grad_nor
     assert all(weight.isfinite().all() for weight in third.values())
 
 
-def test_a_training_that_only_overflows_ends_and_says_so(tmp_path, monkeypatch):
-    pytest.importorskip("accelerate")
-    from llm_mde.training import trainer
+def scale_gradients(trainer, scale: float) -> None:
+    """Autocast to float16 with a scaler. `--fp16` asks for an accelerator, but PyTorch has both on the CPU, too."""
+    accelerator = trainer.accelerator
+    accelerator.native_amp, accelerator.state._mixed_precision = True, "fp16"
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
 
-    monkeypatch.setattr(trainer, "MAX_SKIPPED_STEPS", 3)
+
+@pytest.fixture
+def without_accelerator_state():
+    """What Accelerate keeps for the whole process is as it was."""
+    state = pytest.importorskip("accelerate").state.AcceleratorState
+    yield
+    state._reset_state()
+
+
+@pytest.mark.usefixtures("without_accelerator_state")
+def test_float16_overflows_until_its_scale_fits_and_then_learns(tmp_path):
+    model, processor = make_pair()
+    seen, dtypes = [], set()
+    model.depth_head.to_logits.register_forward_hook(lambda module, inputs, output: dtypes.add(output.dtype))
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            seen.append(weights_of(model)["depth_head.to_logits.weight"])
+
+    options = {"max_steps": 40, "learning_rate": 1e-3, "logging_steps": 5, "callbacks": [Watch()]}
+    trainer = make_trainer(tmp_path, model, processor, make_frames(8), **options)
+    scale_gradients(trainer, 2.0**30)
+    before = weights_of(model)["depth_head.to_logits.weight"]
+    trainer.train()
+    num_skipped = sum(torch.equal(one, other) for one, other in pairwise([before, *seen]))
+    assert 5 <= num_skipped <= 25 and torch.float16 in dtypes
+    assert trainer.accelerator.scaler.get_scale() == 2.0 ** (30 - num_skipped)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.5 * losses[0]
+    assert all(weight.isfinite().all() for weight in weights_of(model).values())
+
+
+@pytest.mark.usefixtures("without_accelerator_state")
+@pytest.mark.parametrize("is_scaled", [False, True], ids=["float32", "float16 with a scaler"])
+def test_a_training_that_only_overflows_ends_and_says_so(is_scaled, tmp_path, monkeypatch):
+    from llm_mde.training import trainer as module
+
+    monkeypatch.setattr(module, "MAX_SKIPPED_STEPS", 3)
     model, processor = make_pair()
     before = weights_of(model)
     spoil_gradients(model, set(range(1, 100)), math.nan)
+    trainer = make_trainer(tmp_path, model, processor, make_frames(8), max_steps=9)
+    if is_scaled:
+        scale_gradients(trainer, 2.0**10)
     with pytest.raises(ValueError, match=r"`learning_rate` is 0\.01, and the gradients of 3 steps in a row"):
-        make_trainer(tmp_path, model, processor, make_frames(8), max_steps=9).train()
+        trainer.train()
     assert all(torch.equal(before[name], weight) for name, weight in weights_of(model).items())
 
 
