@@ -3,10 +3,14 @@
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # huggingface_hub reads it once, when it is imported
 # Code of model folders is copied here to be run; processes that share the place would read what another still writes.
-os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="llm-mde-modules-")
+# A process that a test starts has its place within that of the test, which removes it: a killed one could not.
+os.environ["HF_MODULES_CACHE"] = os.environ["LLM_MDE_TESTS_MODULES"] = tempfile.mkdtemp(
+    prefix="llm-mde-modules-", dir=os.environ.get("LLM_MDE_TESTS_MODULES")
+)
 
 import pytest
 import torch
@@ -15,6 +19,13 @@ from transformers import BertConfig, ViTConfig
 from llm_mde import LLMMDEConfig, LLMMDEForDepthEstimation, LLMMDEImageProcessor, LLMMDEProcessor
 
 VOCAB_SIZE = 99
+ROOT = Path(__file__).parents[1]
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """Of a Python that a test starts: it finds this clone, and uses one thread of the CPU and no network."""
+    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return {**os.environ, **own, **changes}
 
 
 def pytest_unconfigure():

@@ -22,7 +22,7 @@ from llm_mde.prediction_files import PredictionLog, model_digest
 from llm_mde.processing import Intrinsics, read_depth, read_depth_png, write_depth_png
 from llm_mde.processing.colours import colourise
 from llm_mde.processing.point_clouds import back_project, intrinsics_from_fov, read_ply, without_depth_edges
-from tests.conftest import make_pair
+from tests.conftest import child_environment, make_pair
 
 ALL_FORMATS = ["--formats", "png", "npy", "colour", "ply"]
 SIZES = {"a": (60, 40), "b": (40, 60), "deep/c": (50, 50), "d": (64, 48), "e": (33, 21)}
@@ -593,9 +593,6 @@ def command(*arguments, launcher=()) -> list[str]:
     return [sys.executable, "-m", *launcher, "llm_mde.cli", "predict", *map(str, arguments)]
 
 
-ON_CPUS = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-
-
 @pytest.mark.slow
 def test_two_processes_share_the_photographs_and_write_what_one_would(predictions, photos, model_folder):
     pytest.importorskip("accelerate")
@@ -606,7 +603,7 @@ def test_two_processes_share_the_photographs_and_write_what_one_would(prediction
     launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     process = subprocess.run(
         command(photos, *options, "--output", "two", launcher=[*launcher, "-m"]),
-        env=ON_CPUS,
+        env=child_environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -628,7 +625,7 @@ def test_a_run_that_was_killed_goes_on_to_a_whole_and_correct_set(predictions, p
         save_photograph(Path(f"many/{seed:02d}.png"), (120, 90), seed)
     formats = ["--formats", "png", "npy", "ply"]
     words = ["many", "--model", model_folder, "--output", "killed", *formats, "--batch_size", "1"]
-    process = subprocess.Popen(command(*words), env=ON_CPUS, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command(*words), env=child_environment(), stderr=subprocess.DEVNULL)
     part = Path("killed/predictions.0.part")
     deadline = time.monotonic() + 120
     while not (part.exists() and part.read_text().count("\n") >= 3):

@@ -3,7 +3,6 @@
 import csv
 import json
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -23,12 +22,11 @@ from llm_mde.hub import load_model_and_processor, write_adapter_folder, write_mo
 from llm_mde.processing import write_depth_png
 from llm_mde.training import last_complete_checkpoint
 from llm_mde.training.run import LOSS_FIELDS, ModelArguments, compose_from_encoders, load_base
-from tests.conftest import make_pair
+from tests.conftest import ROOT, child_environment, make_pair
 from tests.training.conftest import make_frames
 
 pytest.importorskip("peft")
 pytest.importorskip("datasets")
-ROOT = Path(__file__).parents[2]
 TWO_PROCESSES = Path(llm_mde.training.__file__).parent / "accelerate_configs" / "ddp.yaml"
 
 
@@ -155,9 +153,7 @@ def test_a_killed_run_resumes_to_the_same_weights(recipe, data, base, tmp_path):
 
     cut = tmp_path / "cut"
     words = ["-m", "llm_mde.cli", "train", "--data", str(data), "--output_dir", str(cut), *flags]
-    process = subprocess.Popen(
-        [sys.executable, *words], env=os.environ | {"HF_HUB_OFFLINE": "1"}, stderr=subprocess.DEVNULL, cwd=ROOT
-    )
+    process = subprocess.Popen([sys.executable, *words], env=child_environment(), stderr=subprocess.DEVNULL, cwd=ROOT)
     while last_complete_checkpoint(cut) is None:
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.02)
@@ -208,7 +204,7 @@ def test_two_processes_share_a_stream_of_prompts_of_different_lengths(data, base
     launch = ["-m", "accelerate.commands.launch", "--config_file", TWO_PROCESSES, "-m", "llm_mde.cli", "train", *words]
     process = subprocess.run(
         [sys.executable, *map(str, launch)],
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env=child_environment(),
         capture_output=True,
         text=True,
         cwd=ROOT,

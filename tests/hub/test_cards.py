@@ -29,13 +29,12 @@ from llm_mde.hub import load_model_and_processor, write_adapter_folder, write_mo
 from llm_mde.hub.cards import CardFacts, add_evaluations, model_card, sample_picture
 from llm_mde.model_card_llm_mde import OLDEST_TRANSFORMERS, basic_model_card
 from llm_mde.processing.colours import colourise, depth_limits
-from tests.conftest import make_model, make_pair
+from tests.conftest import ROOT, make_model, make_pair
 from tests.evaluation.conftest import make_samples
 from tests.hub.conftest import hub_environment
 from tests.hub.test_loading import put_in_hub_cache
 from tests.training.test_record import make_record
 
-ROOT = Path(__file__).parents[2]
 BASE_COMMIT = "1" * 40
 
 

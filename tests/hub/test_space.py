@@ -20,9 +20,8 @@ from llm_mde.hub import space as space_module
 from llm_mde.hub.publishable import check_folder
 from llm_mde.hub.space import space_template, write_space_folder
 from llm_mde.page.settings import DEMONSTRATION, read_space_settings
-from tests.conftest import make_pair
+from tests.conftest import ROOT, make_pair
 
-ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "spaces_demo"
 
 COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}

@@ -2,7 +2,8 @@
 
     killed_processes.py {training,model,adapter,predict,publish} FOLDER NUM_KILLS
 
-A child is a fork of this process, which has imported everything, so that the moment falls into the work itself.
+A child is a fork of this process, which has imported everything, so that the moment falls into the work itself. Every
+second kill waits until something unfinished is in sight, so that it falls into the writing.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,17 +25,18 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerState
 
 from llm_mde import LLMMDEForDepthEstimation
+from llm_mde.cli import main as main_command
 from llm_mde.hub import load_model_and_processor, write_adapter_folder, write_model_folder
-from llm_mde.prediction import predict_photographs
 from llm_mde.prediction_files import PredictionLog
 from llm_mde.processing import read_depth
-from llm_mde.processing.photographs import find_photographs
 from llm_mde.training import last_complete_checkpoint, prepare_for_training
 from tests.conftest import make_pair
 from tests.training.conftest import make_frames
 from tests.training.test_trainer import make_trainer
 
 _chance = random.Random(0)
+_WITHIN = 0.005  # seconds within which a kill follows the first sight of something unfinished
+_HAS_ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
 
 def in_child(work: Callable[[], None]) -> int:
@@ -49,8 +52,10 @@ def in_child(work: Callable[[], None]) -> int:
     return process
 
 
-def kill_after(process: int, seconds: float) -> bool:
-    """Whether it was still running."""
+def kill_after(process: int, seconds: float, is_writing: Callable[[], bool] | None = None) -> bool:
+    """Kills so many seconds from now, or from when `is_writing`; whether the process was still running."""
+    while is_writing is not None and not is_writing() and os.waitid(os.P_PID, process, _HAS_ENDED) is None:
+        time.sleep(0.0002)
     time.sleep(seconds)
     with contextlib.suppress(ProcessLookupError):
         os.kill(process, signal.SIGKILL)
@@ -101,6 +106,10 @@ def broken_checkpoints(folder: Path) -> list[str]:
     return broken
 
 
+def is_saving(folder: Path) -> bool:
+    return any(folder.glob(".unfinished*/*"))
+
+
 def kill_trainings(folder: Path, num_kills: int) -> list[dict]:
     whole, killed = folder / "whole", folder / "killed"
     for each in (whole, killed):
@@ -114,24 +123,36 @@ def kill_trainings(folder: Path, num_kills: int) -> list[dict]:
         while last_complete_checkpoint(killed) == before:
             assert time.monotonic() < deadline, "no checkpoint appeared"
             time.sleep(0.002)
-        if not kill_after(process, _chance.uniform(0, 0.25)):
+        is_targeted = len(kills) % 2 == 1
+        seconds = _chance.uniform(0, _WITHIN if is_targeted else 0.25)
+        if not kill_after(process, seconds, partial(is_saving, killed) if is_targeted else None):
             raise RuntimeError(f"the training ended after {len(kills)} kills; give it more steps")
+        within = is_saving(killed)
         last = int(last_complete_checkpoint(killed).name.rpartition("-")[2])
         lines = killed.with_suffix(".steps").read_text().splitlines(keepends=True)
         steps = [int(line) for line in lines if line.endswith("\n")][-1]
-        kills.append({"broken": broken_checkpoints(killed), "last": last, "steps": steps})
+        kills.append({"broken": broken_checkpoints(killed), "within": within, "last": last, "steps": steps})
     os.waitpid(in_child(lambda: train(killed, num_steps)), 0)
     return kills
 
 
 def kill_writers(
-    folder: Path, num_kills: int, write: Callable[[], None], broken: Callable[[], list[str]], most: float
+    num_kills: int,
+    write: Callable[[], None],
+    broken: Callable[[], list[str]],
+    unfinished: Callable[[], list[Path]],
+    most: float,
 ) -> list[dict]:
     kills = []
     while len(kills) < num_kills:
+        is_targeted = len(kills) % 2 == 1
         process = in_child(write)
-        if kill_after(process, _chance.uniform(0, most)):
-            kills.append({"broken": broken()})
+        seconds = _chance.uniform(0, _WITHIN if is_targeted else most)
+        if kill_after(process, seconds, (lambda: bool(unfinished())) if is_targeted else None):
+            left = unfinished()
+            kills.append({"broken": broken(), "within": bool(left)})
+            for path in left:  # the next kill is to see its own
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     write()
     assert not broken(), "the last, whole run is broken"
     return kills
@@ -164,32 +185,26 @@ def kill_folder_writers(kind: str, folder: Path, num_kills: int) -> list[dict]:
                 shutil.rmtree(path)
         return problems
 
-    return kill_writers(folder, num_kills, write, broken, most=0.4)
+    return kill_writers(num_kills, write, broken, lambda: list(folder.glob(".target-*")), most=0.4)
 
 
 def kill_predictions(folder: Path, num_kills: int) -> list[dict]:
-    model, processor = make_pair()
+    """Of `llm-mde predict`, but for the start of its interpreter; each run goes on from what is there."""
+    base = write_model_folder(folder / "base", *make_pair())
     (folder / "photos").mkdir()
     for index, frame in enumerate(make_frames(30, size=(90, 120))):
         frame.image.save(folder / "photos" / f"{index:02d}.png")
-    photographs = find_photographs([str(folder / "photos")])
+    out = folder / "out"
+    words = ["predict", str(folder / "photos"), "--model", str(base), "--output", str(out), "--batch_size", "1"]
+    words += ["--formats", "png", "npy", "colour", "--num_workers", "0"]
 
     def write() -> None:
-        log = PredictionLog(folder / "out")
-        log.start({}, overwrite=False)
-        there = log.read()
-        left = [each for each in photographs if each.stem not in there]
-        formats = ("png", "npy", "colour")
-        predict_photographs(model, processor, left, log, formats, num_workers=0, batch_size=1, show_progress=False)
-        log.merge()
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+            main_command(words)
 
     def broken() -> list[str]:
-        problems, out = [], folder / "out"
-        log = PredictionLog(out)
-        if not out.exists():
-            return []
-        log.start({}, overwrite=False)
-        for row in log.read().values():
+        rows, problems = PredictionLog(out).merge() if out.exists() else {}, []
+        for row in rows.values():
             for name, path in row["outputs"].items():
                 try:
                     if name == "npy":
@@ -200,9 +215,18 @@ def kill_predictions(folder: Path, num_kills: int) -> list[dict]:
                         Image.open(out / path).load()
                 except Exception as error:
                     problems.append(f"{path}: {error}")
+        if len(rows) == 30:
+            shutil.rmtree(out)  # the next run begins anew
         return problems
 
-    return kill_writers(folder, num_kills, write, broken, most=0.25)
+    def unfinished() -> list[Path]:
+        told = ""
+        for path in out.glob("predictions.*"):
+            with contextlib.suppress(FileNotFoundError):  # a part that has just been merged
+                told += path.read_text(errors="replace")
+        return [path for path in out.rglob("*.*") if path.suffix in (".png", ".npy", ".tmp") and path.name not in told]
+
+    return kill_writers(num_kills, write, broken, unfinished, most=1.5)
 
 
 def kill_pushes(folder: Path, num_kills: int) -> list[dict]:
@@ -240,11 +264,15 @@ def kill_pushes(folder: Path, num_kills: int) -> list[dict]:
             while not sign.with_suffix(".ready").exists():
                 assert process.is_alive(), "it ended before it was told to push"
                 time.sleep(0.01)
+            num_requests = len(hub.requests)
             sign.write_text(str(versions[len(kills) % 2]))
-            time.sleep(_chance.uniform(0, 0.4))
+            while len(kills) % 2 and len(hub.requests) == num_requests and process.is_alive():
+                time.sleep(0.0005)
+            time.sleep(_chance.uniform(0, 0.1 if len(kills) % 2 else 0.4))
+            within = process.is_alive() and len(hub.requests) > num_requests
             process.kill()
             process.join()
-            kills.append({"broken": broken_repositories(hub, whole)})
+            kills.append({"broken": broken_repositories(hub, whole), "within": within})
     return kills
 
 

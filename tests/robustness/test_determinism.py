@@ -1,22 +1,18 @@
 """The same seed on the same machine gives the same: training, few shots, prompts, predictions, reports."""
 
 import hashlib
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from llm_mde.hub import load_model_and_processor
 from llm_mde.processing import RGBDFolder
-from tests.conftest import make_pair
+from tests.conftest import ROOT, child_environment, make_pair
 from tests.processing.data_folders import write_pairs
 from tests.training.conftest import make_frames
 from tests.training.test_trainer import make_trainer, weights_of
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -63,7 +59,7 @@ def test_processes_of_any_hash_seed_draw_write_and_predict_the_same(tiny_folder,
     write_pairs(tmp_path / "frames", range(12), metres=2.0)
     digests = set()
     for seed in ("0", "random"):
-        environment = {**os.environ, "PYTHONHASHSEED": seed, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        environment = child_environment(PYTHONHASHSEED=seed)
         words = [sys.executable, "-c", PREDICTION, str(tiny_folder), str(tmp_path / "frames")]
         digests.add(
             subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -21,21 +21,13 @@ from llm_mde.cli import main
 from llm_mde.hub import load_model_and_processor, write_adapter_folder, write_model_folder
 from llm_mde.prediction_files import PredictionLog
 from llm_mde.training import last_complete_checkpoint
-from tests.conftest import make_pair
+from tests.conftest import ROOT, child_environment, make_pair
 from tests.robustness.hostile_images import picture
 from tests.training.conftest import make_frames
 from tests.training.test_trainer import make_trainer
 
 pytest.importorskip("accelerate")
-ROOT = Path(__file__).parents[2]
 NUM_KILLS = 20 if os.environ.get("LLM_MDE_LONG") == "1" else 4
-ENVIRONMENT = {
-    **os.environ,
-    "HF_HUB_OFFLINE": "1",
-    "OMP_NUM_THREADS": "1",
-    "CUDA_VISIBLE_DEVICES": "",
-    "PYTHONPATH": str(ROOT),
-}
 
 
 def drive(*words) -> dict:
@@ -43,7 +35,7 @@ def drive(*words) -> dict:
     script = Path(__file__).parent / "killed_processes.py"
     process = subprocess.run(
         [sys.executable, str(script), *map(str, words)],
-        env=ENVIRONMENT,
+        env=child_environment(),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -52,6 +44,13 @@ def drive(*words) -> dict:
     )
     assert process.returncode == 0, process.stderr[-3000:]
     return json.loads(process.stdout.splitlines()[-1])
+
+
+def check_within(kills: list[dict]) -> None:
+    """Enough of them fell into a write, which left something unfinished."""
+    within = sum(seen["within"] for seen in kills)
+    print(f"{within} of {len(kills)} kills fell into a write")
+    assert within >= len(kills) // 4
 
 
 @pytest.mark.slow
@@ -63,6 +62,7 @@ def test_kills_of_one_training_lose_one_step_at_most_and_change_no_weight(tmp_pa
         is_right = seen["broken"] == [] and 0 <= seen["steps"] - seen["last"] <= 1
         counts.count("handled" if is_right else "wrong", str(seen))
     counts.check(least=NUM_KILLS)
+    check_within(report["kills"])
     whole, killed = (load_file(tmp_path / name / "final.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(weight, killed[name]) for name, weight in whole.items())
     assert not list((tmp_path / "killed").glob(".unfinished*"))
@@ -76,6 +76,7 @@ def test_kills_while_files_are_written_leave_them_whole_or_absent(what, tmp_path
     for seen in report["kills"]:
         counts.count("wrong" if seen["broken"] else "handled", str(seen))
     counts.check(least=NUM_KILLS)
+    check_within(report["kills"])
 
 
 @pytest.mark.slow
@@ -104,7 +105,7 @@ def test_workers_that_read_end_with_the_process_that_was_killed(command, tiny_fo
     }[command]
     process = subprocess.Popen(
         [sys.executable, "-m", "llm_mde.cli", command, *words, "--model", str(tiny_folder)],
-        env=ENVIRONMENT,
+        env=child_environment(),
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

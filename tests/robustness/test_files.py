@@ -13,6 +13,7 @@ from llm_mde import LLMMDEForDepthEstimation
 from llm_mde.cli import main
 from llm_mde.hub import load_model_and_processor, write_adapter_folder
 from tests.conftest import make_pair
+from tests.space.conftest import load_app, set_environment
 from tests.training.conftest import make_frames
 
 WEIGHTS = "model.safetensors"
@@ -182,6 +183,24 @@ def test_a_command_tells_of_a_damaged_model_in_one_line(command, changed, tmp_pa
     if command != "evaluate":  # which looks at the data first
         assert "cut short" in lines[0]
     assert not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize("name", [name for name in DAMAGE if "cut at" not in name])
+def test_the_space_does_not_start_with_a_hostile_model_and_says_why_in_one_line(
+    name, changed, tmp_path, monkeypatch, capsys, tally
+):
+    folder = changed(name, DAMAGE[name])
+    set_environment(monkeypatch, LLM_MDE_MODEL=folder, GRADIO_TEMP_DIR=tmp_path / "gradio")
+    app = load_app()
+
+    def start():
+        status, error = app.main(), capsys.readouterr().err
+        told = [line for line in error.splitlines() if line.startswith("app.py: ")]
+        raise ValueError(told[0] if status == 2 and len(told) == 1 and "Traceback" not in error else error)
+
+    counts = tally("model folders that are damaged or hostile, at the start of the Space")
+    counts.attempt(name, start, None)
+    counts.check(least=1)
 
 
 def test_from_pretrained_names_the_folder_whose_weights_are_cut_short(changed):

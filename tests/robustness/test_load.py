@@ -12,18 +12,20 @@ import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 import torch
 
-from tests.conftest import make_pair
+from tests.conftest import child_environment, make_pair
+from tests.hub.conftest import hub_environment
+from tests.hub.hub_server import HubServer
 from tests.robustness.hostile_images import encoded, picture
 from tests.space.conftest import base, server  # noqa: F401
 from tests.training.conftest import make_frames
 
-ROOT = Path(__file__).parents[2]
 IS_LONG = os.environ.get("LLM_MDE_LONG") == "1"
 NUM_CLIENTS, NUM_REQUESTS = 32, 500 if IS_LONG else 96
 NUM_PREDICTIONS, NUM_STEPS = (5000, 500) if IS_LONG else (600, 60)
@@ -128,7 +130,7 @@ import gc, os, sys, tempfile, threading
 import torch
 from transformers import set_seed
 torch.set_num_threads(1)
-from tests.conftest import make_pair
+from tests.conftest import child_environment, make_pair
 from tests.training.conftest import make_frames
 from tests.training.test_trainer import make_trainer
 from transformers import TrainerCallback
@@ -180,11 +182,9 @@ print(json.dumps(list(predictions(count) if what == "predictions" else steps(cou
 def test_long_runs_pile_nothing_up(what, count, tmp_path, tally):
     """After a fifth as warm-up: resident memory grows by less than 2 %, threads, files and folders not at all."""
     (tmp_path / "tmp").mkdir()
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    environment |= {"TMPDIR": str(tmp_path / "tmp"), "MALLOC_ARENA_MAX": "1"}
     process = subprocess.run(
         [sys.executable, "-c", WORK, what, str(count)],
-        env=environment,
+        env=child_environment(TMPDIR=str(tmp_path / "tmp"), MALLOC_ARENA_MAX="1"),
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -220,6 +220,13 @@ def test_threads_predict_what_one_after_the_other_would():
         torch.testing.assert_close(depth, predict(inputs), rtol=0, atol=1e-6)
 
 
+UPLOAD = """
+import sys
+from huggingface_hub import HfApi
+hub = HfApi()
+hub.create_repo("tester/frames", repo_type="dataset")
+hub.upload_folder(repo_id="tester/frames", folder_path=sys.argv[1], repo_type="dataset")
+"""
 CONVERSION = """
 import json, sys, time
 from pathlib import Path
@@ -233,44 +240,43 @@ print(json.dumps([float(depth.sum()) for depth in dataset.depth_maps()]))
 
 
 @pytest.mark.slow
-def test_processes_that_convert_the_same_data_at_once_do_not_disturb_each_other(tmp_path):
-    """Parquet becomes Arrow in the cache of `datasets`, which is empty when all of them begin."""
+@pytest.mark.parametrize("is_on_hub", [False, True], ids=["converting", "downloading and converting"])
+def test_processes_that_convert_the_same_data_at_once_do_not_disturb_each_other(is_on_hub, tmp_path):
+    """Parquet becomes Arrow in the cache of `datasets`, empty when all of them begin, as is that of the Hub."""
     datasets = pytest.importorskip("datasets")
-    frames = make_frames(20)
+    frames, data = make_frames(20), tmp_path / "data"
     rows = {
         "image": [{"bytes": encoded(frame.image, "PNG"), "path": None} for frame in frames],
         "depth": [frame.depth.tolist() for frame in frames],
     }
     features = datasets.Features({"image": datasets.Image(), "depth": datasets.Array2D((32, 32), "float32")})
-    (tmp_path / "data").mkdir()
-    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "data" / "train.parquet")
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
-    environment |= {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                CONVERSION,
-                str(tmp_path / "data"),
-                str(tmp_path / f"{index}"),
-                str(tmp_path / "go"),
-            ],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    while not all((tmp_path / str(index)).exists() for index in range(2)):
-        assert all(process.poll() is None for process in processes), [process.stderr.read() for process in processes]
-        time.sleep(0.01)
-    (tmp_path / "go").touch()
-    answers = []
-    for process in processes:
-        out, error = process.communicate(timeout=120)
-        assert process.returncode == 0, error[-2000:]
-        answers.append(json.loads(out.splitlines()[-1]))
+    data.mkdir()
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(data / "train.parquet")
+    with HubServer() if is_on_hub else nullcontext() as hub:
+        environment = child_environment(HF_HOME=str(tmp_path / "home"))
+        if is_on_hub:
+            environment |= hub_environment(hub, tmp_path) | {"HF_HUB_OFFLINE": "0"}
+            subprocess.run([sys.executable, "-c", UPLOAD, str(data)], env=environment, check=True)
+        source = "tester/frames" if is_on_hub else str(data)
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", CONVERSION, source, str(tmp_path / f"{index}"), str(tmp_path / "go")],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for index in range(2)
+        ]
+        while not all((tmp_path / str(index)).exists() for index in range(2)):
+            told = [process.stderr.read() for process in processes if process.poll() is not None]
+            assert not told, told
+            time.sleep(0.01)
+        (tmp_path / "go").touch()
+        answers = []
+        for process in processes:
+            out, error = process.communicate(timeout=120)
+            assert process.returncode == 0, error[-2000:]
+            answers.append(json.loads(out.splitlines()[-1]))
     assert answers[0] == pytest.approx([float(frame.depth.sum()) for frame in frames], rel=1e-6)
     assert answers == answers[:1] * 2

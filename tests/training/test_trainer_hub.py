@@ -21,14 +21,13 @@ from llm_mde.processing import DepthCollator, write_depth_png
 from llm_mde.publishing_llm_mde import publish_folder
 from llm_mde.training import DepthTrainer, lora_config, prepare_for_training
 from llm_mde.training import publishing as publishing_module
-from tests.conftest import make_pair
+from tests.conftest import ROOT, make_pair
 from tests.hub import conftest as hub_fixtures
 from tests.hub.conftest import hub_environment
 from tests.training.conftest import make_frames
 from tests.training.test_trainer import largest_difference, make_trainer, weights_of
 
 pytest.importorskip("accelerate")
-ROOT = Path(__file__).parents[2]
 hub_server = hub_fixtures.hub_server
 
 EVERY_REVISION = """
