@@ -1,7 +1,6 @@
-"""`llm-mde export` from the first argument to depth, and what it refuses in one line."""
+"""`llm-mde export`: what it refuses in one line, and adapters. Of what it makes, tests/export/test_folder.py."""
 
 import importlib.util
-import json
 
 import pytest
 import torch
@@ -29,26 +28,6 @@ def refusal(capsys, *words) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["onnx", "openvino", "torch"])
-def test_one_command_makes_a_folder_with_the_models_depth(format, model_folder, tmp_path, capsys):
-    for package in {"onnx": ["onnxscript", "onnxruntime"], "openvino": ["onnxscript", "openvino"]}.get(format, []):
-        pytest.importorskip(package)
-    folder = tmp_path / "deep" / "exported"
-    main(["export", "--model", str(model_folder), "--output", str(folder), "--format", format])
-    told = capsys.readouterr().out
-    assert "on 3 photographs" in told
-    assert all(str(path) in told for path in folder.iterdir())
-    assert f"python {folder / 'predict.py'}" in told
-    settings = json.loads((folder / "export.json").read_text())
-    assert settings["model"] == "model"  # and not where it lies on this machine
-    model, processor = load_model_and_processor(model_folder, device="cpu")
-    with torch.no_grad():
-        expected = model(**processor(images=make_photograph(), return_tensors="pt")).predicted_depth[0]
-    (depth,) = ExportedModel(folder)([make_photograph()])
-    torch.testing.assert_close(depth, expected, rtol=1e-5, atol=0)
-
-
-@pytest.mark.slow
 def test_an_adapter_is_merged_into_what_is_exported(model_folder, tmp_path):
     peft = pytest.importorskip("peft")
     torch.manual_seed(0)
@@ -63,20 +42,6 @@ def test_an_adapter_is_merged_into_what_is_exported(model_folder, tmp_path):
     (depth,) = ExportedModel(tmp_path / "exported")([make_photograph()])
     torch.testing.assert_close(depth, merged, rtol=1e-5, atol=0)
     assert (depth - unadapted).abs().max() > 1e-3
-
-
-@pytest.mark.slow
-def test_eight_bits_of_openvino_are_found_by_the_photographs_of_a_folder(model_folder, tmp_path):
-    for package in ("onnxscript", "openvino", "nncf"):
-        pytest.importorskip(package)
-    for seed in range(9):
-        make_photograph(seed=seed).save(tmp_path / f"{seed}.jpg")
-    folder = tmp_path / "out" / "exported"
-    words = ["--format", "openvino", "--int8", "--calibration_data", tmp_path, "--num_photographs", "7"]
-    main(["export", "--model", str(model_folder), "--output", str(folder), *map(str, words)])
-    settings = json.loads((folder / "export.json").read_text())
-    assert (settings["dtype"], settings["photographs_quantised_by"]) == ("int8", 6)
-    assert settings["parity"]["photographs"] == 1
 
 
 def test_what_the_flags_exclude_is_refused_before_anything_is_loaded(tmp_path, capsys):

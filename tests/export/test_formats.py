@@ -8,7 +8,7 @@ from llm_mde.export import FORMATS
 from llm_mde.export import formats as formats_module
 from llm_mde.export.formats import find_format
 from llm_mde.export.network import trace
-from tests.conftest import make_model
+from tests.conftest import make_pair
 
 
 def test_an_unknown_format_is_refused_with_those_there_are():
@@ -39,18 +39,18 @@ def test_what_eight_bits_need_is_not_asked_for_without_them(monkeypatch):
 
 
 @pytest.mark.slow
-def test_weights_too_many_for_one_onnx_file_lie_in_a_second_one(tmp_path, monkeypatch, pixel_values, prompts):
+def test_weights_too_many_for_one_onnx_file_lie_in_a_second_one(
+    exported, tmp_path, monkeypatch, pixel_values, prompts
+):
     onnxruntime = pytest.importorskip("onnxruntime")
-    network = trace(make_model(), (32, 32))
     inputs = {"pixel_values": pixel_values.numpy(), **{name: value.numpy() for name, value in prompts.items()}}
     (tmp_path / "two").mkdir()
-    find_format("onnx").write(network, tmp_path / "model.onnx")
     monkeypatch.setattr(formats_module, "LARGEST_ONNX", 1000)
-    find_format("onnx").write(network, tmp_path / "two" / "model.onnx")
+    find_format("onnx").write(trace(make_pair()[0], (32, 32)), tmp_path / "two" / "model.onnx")
     assert len(list((tmp_path / "two").iterdir())) == 2
     depths = []
     find_format("onnx").quantise(tmp_path / "two" / "model.onnx", tmp_path / "int8.onnx")
-    for path in (tmp_path / "model.onnx", tmp_path / "two" / "model.onnx", tmp_path / "int8.onnx"):
+    for path in (exported("onnx") / "model.onnx", tmp_path / "two" / "model.onnx", tmp_path / "int8.onnx"):
         (depth,) = onnxruntime.InferenceSession(path).run(None, inputs)
         depths.append(depth)
     assert (depths[0] == depths[1]).all()

@@ -1,4 +1,4 @@
-"""Three steps of plain PyTorch, sharded by FSDP2 where there are several processes: `shard_script.py OUTPUT METHOD`.
+"""Three steps of plain PyTorch, sharded by FSDP2 where there are several processes: `shard_script.py FOLDER`.
 
 Then what a run does at an evaluation and at its end: panels, health, and the folder to keep.
 """
@@ -24,12 +24,20 @@ from tests.training.test_trainer import without_dropout
 
 
 def main() -> None:
-    output, method = Path(sys.argv[1]), sys.argv[2]
     torch.set_num_threads(1)
     rank, num_processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    model, processor = without_dropout()
     if num_processes > 1:
         dist.init_process_group("gloo")
+    for method in ("full", "lora"):
+        train(Path(sys.argv[1]) / method, method, rank, num_processes)
+    if num_processes > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def train(output: Path, method: str, rank: int, num_processes: int) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    model, processor = without_dropout()
     if method == "lora":
         if rank == 0:
             write_model_folder(output / "base", model, processor)
@@ -75,9 +83,6 @@ def main() -> None:
         weights = {name: w.detach().contiguous().clone() for name, w in (whole or model.state_dict()).items()}
         weights |= {f"health.{name}": torch.tensor(value) for name, value in health.values.items()}
         save_file(weights | {"num_sharded": torch.tensor(num_sharded)}, output / "weights.safetensors")
-    if num_processes > 1:
-        dist.barrier()
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
