@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -10,22 +9,15 @@ from llm_mde.cli import main
 from llm_mde.demonstration import MARK, train_demonstration_model
 from llm_mde.hub.cards import CardFacts
 from llm_mde.hub.publishable import check_folder
-from llm_mde.processing import DEPTH_WORDS, ImageStatistics, read_depth_png, write_depth_png, write_prompt
+from llm_mde.processing import DEPTH_WORDS, ImageStatistics, read_depth_png, write_prompt
 from llm_mde.training.small_model import build_tokenizer
+from tests.processing.data_folders import write_noise_pairs
 
 
 @pytest.fixture
 def frames(tmp_path):
     """Ten pairs in the layout a user makes in a minute: rgb/ and depth/ with the same names."""
-    generator = np.random.default_rng(0)
-    folder = tmp_path / "frames"
-    for name in ("rgb", "depth"):
-        (folder / name).mkdir(parents=True)
-    for index in range(10):
-        image = generator.integers(0, 256, (48, 64, 3), dtype=np.uint8)
-        Image.fromarray(image).save(folder / "rgb" / f"{index}.png")
-        write_depth_png(folder / "depth" / f"{index}.png", generator.uniform(1, 5, (48, 64)).astype(np.float32))
-    return folder
+    return write_noise_pairs(tmp_path / "frames", 10, (48, 64))
 
 
 @pytest.mark.slow

@@ -17,9 +17,10 @@ from llm_mde.cli import main
 from llm_mde.cli.evaluate import EvaluateArguments, _commit
 from llm_mde.evaluation import MedianDepthBaseline, evaluate_depth, get_protocol
 from llm_mde.hub import write_model_folder
-from llm_mde.processing import RGBDFolder, load_depth_dataset, write_depth_png
+from llm_mde.processing import RGBDFolder, load_depth_dataset
 from llm_mde.processing.datasets import REQUIRED_COLUMNS
 from tests.conftest import make_pair
+from tests.processing.data_folders import write_noise_pairs
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +31,7 @@ def model_folder(tmp_path_factory):
 @pytest.fixture
 def frames(tmp_path):
     """Ten pairs; two of them are `val`."""
-    generator = np.random.default_rng(0)
-    folder = tmp_path / "frames"
-    for name in ("rgb", "depth"):
-        (folder / name).mkdir(parents=True)
-    for index in range(10):
-        image = generator.integers(0, 256, (24, 32, 3), dtype=np.uint8)
-        Image.fromarray(image).save(folder / "rgb" / f"{index}.png")
-        write_depth_png(folder / "depth" / f"{index}.png", generator.uniform(1, 5, (24, 32)).astype(np.float32))
-    return folder
+    return write_noise_pairs(tmp_path / "frames", 10, (24, 32))
 
 
 def evaluate(model_folder, frames, output, *arguments):

@@ -5,6 +5,7 @@ import csv
 import numpy as np
 from PIL import Image
 
+from llm_mde.processing import write_depth_png
 from llm_mde.processing.datasets import REQUIRED_COLUMNS
 
 
@@ -28,6 +29,17 @@ def write_pairs(root, stems, metres=1.0):
     for stem in stems:
         write_photograph(root / "rgb" / f"{stem}.png")
         write_raw(root / "depth" / f"{stem}.png", round(1000 * metres))
+
+
+def write_noise_pairs(root, count, size):
+    """Photographs and depth from 1 to 5 metres in rgb/ and depth/, every pixel drawn."""
+    generator = np.random.default_rng(0)
+    for name in ("rgb", "depth"):
+        (root / name).mkdir(parents=True)
+    for index in range(count):
+        Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8)).save(root / "rgb" / f"{index}.png")
+        write_depth_png(root / "depth" / f"{index}.png", generator.uniform(1, 5, size).astype(np.float32))
+    return root
 
 
 def write_index(root, rows, columns=(*REQUIRED_COLUMNS, "fx", "fy", "cx", "cy")):

@@ -1,6 +1,5 @@
 """Folders of photographs with depth: both layouts, their splits, and what is wrong with a folder, said at once."""
 
-import csv
 import logging
 import os
 
@@ -19,8 +18,9 @@ from llm_mde.processing import (
     RGBDFolder,
     write_depth_png,
 )
-from llm_mde.processing.datasets import REQUIRED_COLUMNS, median_depth
+from llm_mde.processing.datasets import median_depth
 from llm_mde.processing.depth_files import write_depth_npy
+from tests.processing.data_folders import index_row, write_index
 
 
 def write_pair(root, stem, metres=1.0, size=(8, 6)):
@@ -31,34 +31,13 @@ def write_pair(root, stem, metres=1.0, size=(8, 6)):
     write_depth_png(root / "depth" / f"{stem}.png", np.full((size[1], size[0]), metres))
 
 
-def write_index(root, rows, columns=(*REQUIRED_COLUMNS, "fx", "fy", "cx", "cy")):
-    with (root / "index.csv").open("w", newline="") as lines:
-        writer = csv.DictWriter(lines, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def row(stem, **changes):
-    return {
-        "rgb": f"rgb/{stem}.png",
-        "depth": f"depth/{stem}.png",
-        "split": "train",
-        "dataset": "office",
-        "scene": "desk",
-        "depth_encoding": "png16",
-        "depth_scale_to_metres": "0.001",
-        "depth_offset_metres": "0",
-        "invalid_raw_values": "0;2000",
-    } | changes
-
-
 @pytest.fixture
 def indexed(tmp_path):
     """Three pairs at 1, 2 and 3 m; a depth of 2 m is a code for "missing" in this data."""
     for number in (1, 2, 3):
         write_pair(tmp_path, str(number), metres=number)
     camera = {"fx": "500.5", "fy": "501", "cx": "4", "cy": "3"}
-    write_index(tmp_path, [row("1", **camera), row("2", dataset="home"), row("3", split="val")])
+    write_index(tmp_path, [index_row("1", **camera), index_row("2", dataset="home"), index_row("3", split="val")])
     return tmp_path
 
 
@@ -116,7 +95,7 @@ def test_a_linked_file_is_inside_the_folder(tmp_path):
     for folder in ("rgb", "depth"):
         (snapshot / folder).mkdir()
         os.symlink(store / folder / "1.png", snapshot / folder / "1.png")
-    write_index(snapshot, [row("1")])
+    write_index(snapshot, [index_row("1")])
     assert (RGBDFolder(snapshot)[0].depth == 1).all()
 
 
@@ -185,7 +164,7 @@ def test_a_camera_is_turned_with_photograph_and_depth(indexed, orientation):
     photograph = np.zeros((6, 8, 3), np.uint8)
     photograph[3, 1] = 255
     Image.fromarray(photograph).save(indexed / "rgb" / "1.png", exif=exif_of(orientation))
-    write_index(indexed, [row("1", fx="500", fy="501", cx="1", cy="3")])
+    write_index(indexed, [index_row("1", fx="500", fy="501", cx="1", cy="3")])
     sample = RGBDFolder(indexed)[0]
     assert (sample.intrinsics.fx, sample.intrinsics.fy) == (501, 500)
     assert sample.image.getpixel((int(sample.intrinsics.cx), int(sample.intrinsics.cy))) == (255, 255, 255)
@@ -226,13 +205,13 @@ def test_transparent_pixels_lie_over_white_as_for_prediction(indexed):
     ],
 )
 def test_a_row_that_cannot_be_used_is_refused_at_construction(indexed, changes, message):
-    write_index(indexed, [row("1", **changes)])
+    write_index(indexed, [index_row("1", **changes)])
     with pytest.raises(ValueError, match=message):
         RGBDFolder(indexed)
 
 
 def test_missing_columns_are_named(indexed):
-    write_index(indexed, [row("1")], columns=("rgb", "depth", "split"))
+    write_index(indexed, [index_row("1")], columns=("rgb", "depth", "split"))
     with pytest.raises(ValueError, match="lacks the columns dataset, scene, depth_encoding"):
         RGBDFolder(indexed)
 
