@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from transformers.utils import logging
 
+from .space_template import space_template
+
 if TYPE_CHECKING:
     from peft import PeftModel
 
@@ -97,8 +99,6 @@ def write_sample(
 
 def example_photograph() -> Path | None:
     """A photograph that anybody may publish: rendered by this project, and installed with its Space."""
-    from .space import space_template
-
     try:
         return next(iter(sorted((space_template() / "examples").glob("*.jpg"))), None)
     except ValueError:  # the package came without it

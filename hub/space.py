@@ -25,6 +25,7 @@ from .folders import appearing_whole, write_model_folder
 from .loading import is_adapter, load_model_and_processor
 from .publishable import is_hub_id, read_json
 from .sample_pictures import SAMPLE_PHOTOGRAPH, SAMPLE_PICTURE
+from .space_template import space_template
 
 if TYPE_CHECKING:
     from llm_mde import LLMMDEForDepthEstimation
@@ -109,20 +110,6 @@ def write_space_folder(
     return Path(folder)
 
 
-def space_template() -> Path:
-    """The application's folder: `llm_mde/space` of a wheel, `spaces_demo` of a clone.
-
-    Raises:
-        ValueError: If the package has come without it, as the copy in a Space has.
-    """
-    # By its place: of a package without `__init__.py` inside another one an editable install knows nothing.
-    around = Path(__file__).parents[1]
-    for place in (around / "space", around / "spaces_demo"):
-        if (place / "app.py").is_file():
-            return place
-    raise ValueError(f"there is no application beside {str(around)!r}; install the package with pip, or clone it.")
-
-
 def _is_folder(place: str | Path, argument: str) -> bool:
     """Whether a place is a folder here; if not, it is an id on the Hub, for adapters with `@revision`."""
     if Path(place).is_dir():
@@ -193,4 +180,4 @@ def _embed_adapter(target: Path, source: Path, model: "LLMMDEForDepthEstimation 
         processing.LLMMDEProcessor.from_pretrained(source).save_pretrained(target)
 
 
-__all__ = ["space_template", "write_space_folder"]
+__all__ = ["write_space_folder"]

@@ -162,9 +162,9 @@ def _record(
     """What `llm-mde train` would note of such a run."""
     from llm_mde.processing import depth_report
     from llm_mde.training import count_parameters
+    from llm_mde.training.model_arguments import FrameArguments, ModelArguments
     from llm_mde.training.record import DataRecord
     from llm_mde.training.recording import record_run
-    from llm_mde.training.run import FrameArguments, ModelArguments
 
     none = {"is_on_hub": False, "dataset": None, "revision": None, "shots": None, "shots_seed": None, "flags": {}}
     records = [

@@ -46,7 +46,8 @@ def run(arguments: Sequence[str]) -> None:
     from llm_mde.hub.publishing import push
     from llm_mde.public_names import public_command
     from llm_mde.training.arguments import DepthTrainingArguments
-    from llm_mde.training.run import FrameArguments, ModelArguments, train
+    from llm_mde.training.model_arguments import FrameArguments, ModelArguments
+    from llm_mde.training.run import train
 
     from .data_arguments import DataArguments
     from .evaluate import EvaluateArguments, evaluate

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from llm_mde.hub.space import space_template
+from llm_mde.hub.space_template import space_template
 from llm_mde.processing import load_depth_dataset
 from llm_mde.processing.datasets import recognise_layout
 from llm_mde.processing.image_inputs_llm_mde import open_image

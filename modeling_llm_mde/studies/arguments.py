@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from llm_mde.evaluation import PROTOCOLS, EvaluationProtocol, get_protocol
 from llm_mde.training.adapters import TRAINING_METHODS
-from llm_mde.training.run import AUGMENTATIONS, BaseModelArguments, ModelArguments, NewModelArguments
+from llm_mde.training.model_arguments import AUGMENTATIONS, BaseModelArguments, ModelArguments, NewModelArguments
 
 
 @dataclass

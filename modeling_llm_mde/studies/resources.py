@@ -21,7 +21,7 @@ from torch import nn
 
 from llm_mde import LLMMDEConfig, LLMMDEForDepthEstimation
 from llm_mde.modeling_llm_mde import VisionLayout, _encoder_from_config, grid_for_language
-from llm_mde.training.run import PAPER_ENCODERS
+from llm_mde.training.model_arguments import PAPER_ENCODERS
 
 from .arguments import StudyArguments
 from .cnn import CNNForDepthEstimation

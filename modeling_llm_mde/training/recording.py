@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from llm_mde import LLMMDEProcessor
 
-    from .run import FrameArguments, ModelArguments
+    from .model_arguments import FrameArguments, ModelArguments
 
 # Flags of the data that have a place of their own in the record.
 _NAMED_FLAGS = {

@@ -21,7 +21,8 @@ from llm_mde.cli.arguments import read_argument_file
 from llm_mde.hub import load_model_and_processor, write_adapter_folder, write_model_folder
 from llm_mde.processing import write_depth_png
 from llm_mde.training import last_complete_checkpoint
-from llm_mde.training.run import LOSS_FIELDS, ModelArguments, compose_from_encoders, load_base
+from llm_mde.training.model_arguments import ModelArguments
+from llm_mde.training.run import LOSS_FIELDS, compose_from_encoders, load_base
 from tests.conftest import ROOT, child_environment, make_pair
 from tests.training.conftest import make_frames
 

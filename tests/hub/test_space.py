@@ -18,7 +18,8 @@ from llm_mde.demonstration import MARK
 from llm_mde.hub import load_model_and_processor, write_model_folder
 from llm_mde.hub import space as space_module
 from llm_mde.hub.publishable import check_folder
-from llm_mde.hub.space import space_template, write_space_folder
+from llm_mde.hub.space import write_space_folder
+from llm_mde.hub.space_template import space_template
 from llm_mde.page.settings import DEMONSTRATION, read_space_settings
 from tests.conftest import ROOT, make_pair
 
@@ -310,7 +311,8 @@ def test_a_failure_leaves_nothing_behind(model_folder, tmp_path, monkeypatch):
 
 def test_the_application_is_found_in_a_clone_and_in_a_wheel_and_else_missed(tmp_path, monkeypatch):
     assert space_template() == TEMPLATE
-    monkeypatch.setattr(space_module, "__file__", str(tmp_path / "llm_mde" / "hub" / "space.py"))
+    place = tmp_path / "llm_mde" / "hub" / "space_template.py"
+    monkeypatch.setitem(space_template.__globals__, "__file__", str(place))
     with pytest.raises(ValueError, match="there is no application"):
         space_template()
     (tmp_path / "llm_mde" / "space").mkdir(parents=True)

@@ -122,8 +122,8 @@ def test_an_adapter_is_described_by_the_layers_it_has():
 
 
 def test_folders_lose_their_places_and_hub_ids_stay_whole(tmp_path):
+    from llm_mde.training.model_arguments import ModelArguments
     from llm_mde.training.recording import _describe_start
-    from llm_mde.training.run import ModelArguments
 
     encoder = tmp_path / "encoder"
     encoder.mkdir()
