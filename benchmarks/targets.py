@@ -92,6 +92,8 @@ def number_ratio(
         rows = _Place(section, setting).pair(results, contender, reference)
         if isinstance(rows, str):
             return Finding(reason=rows)
+        if rows[1].numbers[number] == 0:
+            return Finding(reason=f"{number} of {reference} is 0, to which there is no ratio")
         return Finding(rows[0].numbers[number] / rows[1].numbers[number])
 
     return find

@@ -13,6 +13,7 @@ from benchmarks.report import (
     write_report,
 )
 from benchmarks.rows import Row
+from benchmarks.sections import memory as memory_section
 from benchmarks.sections.inference import Plan
 from tests.benchmarks.conftest import make_results
 
@@ -95,6 +96,9 @@ def test_targets_without_a_measurement_say_why():
     assert "not measured: needs --authors" in target_line(
         make_results(training=steps), "batch 1, time of the authors'"
     )
+    memory = [Row(memory_section.SETTING, name, numbers={memory_section.PER_IMAGE: 0.0}) for name in (PAPER, FLOOR)]
+    line = target_line(make_results(memory=memory), "memory of a further image")
+    assert f"not measured: {memory_section.PER_IMAGE} of {FLOOR} is 0" in line
     results.sections["inference"].failed = "RuntimeError: half way"
     assert "the section failed: RuntimeError: half way" in target_line(results, "float32, batch 4")
 
