@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 DEFAULT_PROMPT = (
     "The photograph shows an everyday scene, indoors or outdoors, taken with an ordinary camera. "
@@ -93,6 +93,9 @@ class LLMMDEConfig(PretrainedConfig):
             Weight of the mean absolute relative error, added to SILog. Not in the paper; metric models only.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation for weights that have no rule of their own.
+        format_version (`int`, *optional*, defaults to 2):
+            Of the weights. From 2 on the head normalises what its last activation reads; models of format 1 stay what
+            they are.
 
     Raises:
         ValueError: If a field is out of range; the message names the field, its value and what is allowed.

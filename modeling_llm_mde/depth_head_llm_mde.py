@@ -62,9 +62,20 @@ class LLMMDEDepthHead(nn.Module):
     further stage works at 1/8, 1/4, 1/2, 1/1 of the image with half the channels (so that all cost about the same) and
     adds a shallower vision layer and the image stem at that resolution: a few convolutions of the image itself, where
     edges are exact.
+
+    As in other networks of pre-activation blocks (He et al., 2016, Identity Mappings), the sum of all blocks is
+    normalised before the last activation. Without that (`has_output_norm=False`, as in format 1) early training can
+    push the few last channels so far below 0 that none has a gradient any more, and depth is one number for good.
     """
 
-    def __init__(self, sizes: list[int], vision_width: int, language_width: int, num_channels: int):
+    def __init__(
+        self,
+        sizes: list[int],
+        vision_width: int,
+        language_width: int,
+        num_channels: int,
+        has_output_norm: bool = True,
+    ):
         super().__init__()
         self.strides = [2 ** (len(sizes) - 1 - stage) for stage in range(1, len(sizes))]
         self.language_projection = LLMMDEFeatureProjection(language_width, sizes[0])
@@ -78,6 +89,7 @@ class LLMMDEDepthHead(nn.Module):
             for level, (before, after) in enumerate(pairwise(stem_sizes))
         )
         self.stem_blocks = nn.ModuleList(LLMMDEResidualBlock(size) for size in stem_sizes[2:])
+        self.output_norm = nn.GroupNorm(sizes[-1] // 8, sizes[-1]) if has_output_norm else nn.Identity()
         self.to_logits = LLMMDEDepthLogits(sizes[-1], 1, kernel_size=3, padding=1)
 
     def forward(
@@ -139,8 +151,7 @@ class LLMMDEDepthHead(nn.Module):
             if stride in image_features:
                 hidden += image_features.pop(stride)
             hidden = self.blocks[stage](hidden)
-        # No ReLU here: nothing normalises what arrives, and of a few channels most would be 0 everywhere, for good.
-        return self.to_logits(F.gelu(hidden)).squeeze(1)
+        return self.to_logits(F.gelu(self.output_norm(hidden))).squeeze(1)
 
 
 def resize_map(feature_map: Tensor, size: tuple[int, int]) -> Tensor:

@@ -218,7 +218,11 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
                 "layers."
             )
         self.depth_head = LLMMDEDepthHead(
-            sizes, layout.hidden_size, config.text_config.hidden_size, num_channels=layout.num_channels
+            sizes,
+            layout.hidden_size,
+            config.text_config.hidden_size,
+            num_channels=layout.num_channels,
+            has_output_norm=config.format_version >= 2,
         )
         self.post_init()
         # The word embeddings are called from here, not only by the module around them. Were that module sharded as

@@ -85,7 +85,7 @@ def test_patches_get_the_positions_that_prompts_leave():
         ("variance_focus", 1.1, "between 0 and 1"),
         ("relative_weight", -1, "a number, 0 or above"),
         ("initializer_range", 0, "above 0"),
-        ("format_version", 2, "update the package"),
+        ("format_version", 3, "update the package"),
     ],
 )
 def test_a_field_out_of_range_is_refused_with_its_name_value_and_range(field, value, allowed):

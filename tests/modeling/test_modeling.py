@@ -327,6 +327,29 @@ def test_a_channel_of_the_head_that_is_negative_everywhere_still_learns(pixel_va
     assert (last.conv2.bias.grad.abs() > 0).all()
 
 
+def test_depth_of_the_head_varies_however_far_its_features_have_drifted(pixel_values):
+    """Adam moved the sum of all blocks to -30 within fifty steps, where GELU is 0, and its gradient, too."""
+    model = make_model()
+    with torch.no_grad():
+        model.depth_head.blocks[-1].conv2.bias.fill_(-30.0)
+    model(pixel_values, labels=torch.rand(2, 32, 32) + 1).loss.backward()
+    assert model(pixel_values).predicted_depth.std() > 1e-3
+    assert model.depth_head.blocks[-1].conv2.weight.grad.abs().max() > 1e-6
+    drifted = make_model(format_version=1)
+    with torch.no_grad():
+        drifted.depth_head.blocks[-1].conv2.bias.fill_(-30.0)
+    assert drifted(pixel_values).predicted_depth.std() < 1e-5
+
+
+def test_a_model_of_format_1_is_saved_and_loaded_as_it_is(tmp_path, pixel_values):
+    model = make_model(format_version=1)
+    assert not any("output_norm" in name for name in model.state_dict())
+    model.save_pretrained(tmp_path)
+    again = LLMMDEForDepthEstimation.from_pretrained(tmp_path)
+    assert again.config.format_version == 1
+    assert torch.equal(model(pixel_values).predicted_depth, again(pixel_values).predicted_depth)
+
+
 def test_the_head_costs_little_beside_the_encoders_at_the_sizes_of_the_paper():
     """At 224 x 224 less than 15 % of the arithmetic of a bare ViT-B and BERT over the same tokens."""
     with torch.device("meta"):
