@@ -252,7 +252,8 @@ def test_a_folder_that_may_not_be_written_is_one_line(command, small_disk, tiny_
         except SystemExit as stop:
             lines = capsys.readouterr().err.splitlines()
             told = [line for line in lines if line.startswith(f"llm-mde {command}: ")]
-            raise ValueError(told[0] if stop.code == 2 and len(told) == 1 else "\n".join(lines)) from None
+            assert stop.code == 2 and len(told) == 1, lines
+            raise ValueError(told[0]) from None
 
     counts = tally("full and read-only disks")
     counts.attempt(command, call, None, os.strerror(errno.EROFS))
