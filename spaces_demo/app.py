@@ -184,16 +184,20 @@ def download(path: Path) -> dict:
     return gr.update(value=str(path), interactive=True)
 
 
-def shown(estimate: DepthEstimate, cmap: str) -> tuple:
+def shown(estimate: DepthEstimate, points: list, cmap: str) -> tuple:
     """A new estimate on the page, and nothing of the one before."""
     estimator = load_model()
+    # What was read and its column and row. Without a reading they are left alone: Gradio gives a tab its results once
+    # that is opened, on a slow machine seconds after it, and would wipe out what was entered by then.
+    read = [""] * 4 if points else [gr.skip()] * 4
     return (
         estimate,
         *views.coloured(estimator, estimate, cmap),
         views.facts(estimator, estimate),
         estimate.prompt,
         views.prompt_note(estimator, estimate),
-        *([], estimate.picture, "", "", "", ""),  # points, what was read there, column and row
+        *([], estimate.picture),  # points
+        *read,
         *(None, None, None, ""),  # comparison of prompts
         *[gr.update(interactive=False)] * 4,  # downloads, until they are written
         *(None, ""),  # surface and its camera
@@ -201,14 +205,14 @@ def shown(estimate: DepthEstimate, cmap: str) -> tuple:
 
 
 @friendly
-def on_estimate(photograph: dict | None, adapter: str, cmap: str) -> tuple:
+def on_estimate(photograph: dict | None, adapter: str, points: list, cmap: str) -> tuple:
     upload = read_upload(uploaded(photograph))
-    return shown(load_model().estimate(upload, adapter=as_adapter(adapter)), cmap)
+    return shown(load_model().estimate(upload, adapter=as_adapter(adapter)), points, cmap)
 
 
 @friendly
-def on_prompt(estimate: DepthEstimate | None, prompt: str, cmap: str) -> tuple:
-    return shown(load_model().with_prompt(present(estimate), prompt), cmap)
+def on_prompt(estimate: DepthEstimate | None, prompt: str, points: list, cmap: str) -> tuple:
+    return shown(load_model().with_prompt(present(estimate), prompt), points, cmap)
 
 
 @friendly
@@ -423,9 +427,9 @@ def build_demo() -> gr.Blocks:
         results += [column, row]
         results += [*looks, differences, png, npy, glb, ply, scene, camera_text]
         camera, surface = [fov, intrinsics], [scene, glb, ply, camera_text]
-        unopened = {"inputs": [photograph, adapter, cmap], "outputs": results, "preprocess": False, **private}
+        unopened = {"inputs": [photograph, adapter, points, cmap], "outputs": results, "preprocess": False, **private}
         button.click(on_estimate, **unopened)
-        with_prompt.click(on_prompt, [estimate, prompt, cmap], results, **private)
+        with_prompt.click(on_prompt, [estimate, prompt, points, cmap], results, **private)
         if examples:
             chosen.load_input_event.then(on_estimate, **unopened)
         # Not after these events but after a new estimate: where one was refused there is nothing to write.

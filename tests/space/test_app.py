@@ -544,17 +544,17 @@ def test_what_a_visitor_can_mend_is_said_and_escaped_and_all_results_stay(app, m
     estimate, told = app.load_model().estimate(Upload(PHOTOGRAPH)), []
     monkeypatch.setattr(gr, "Warning", told.append)
     for call, sentence in (
-        (lambda: app.on_estimate(None, "none", "turbo"), "choose a photograph"),
-        (lambda: app.on_prompt(None, "a", "turbo"), "estimate the depth of a photograph first"),
-        (lambda: app.on_prompt(estimate, "", "turbo"), "blank"),
+        (lambda: app.on_estimate(None, "none", [], "turbo"), "choose a photograph"),
+        (lambda: app.on_prompt(None, "a", [], "turbo"), "estimate the depth of a photograph first"),
+        (lambda: app.on_prompt(estimate, "", [], "turbo"), "blank"),
         (lambda: app.on_pixel(estimate, [], "", "", 80, 0), "Columns go from 0 to 79 and rows from 0 to 59"),
         (lambda: app.on_pixel(estimate, [], "", "", "", "0"), "enter a column"),
         (lambda: app.on_pixel(estimate, [], "", "", "1.5", "0"), "whole numbers"),
         (lambda: app.on_pixel(estimate, [], "wide", "", "1", "1"), "has to be a number of degrees"),
         (lambda: app.on_pixel(estimate, [], "", "1 2 3", "1", "1"), "four numbers.*525 525 319.5 239.5"),
         (lambda: app.on_camera(estimate, [], "", "a b c d"), "fx fy cx cy in pixels, such as 525"),
-        (lambda: app.on_estimate({"path": f"{write_upload()}.gone"}, "none", "turbo"), "is no longer here.*again"),
-        (lambda: app.on_estimate({"path": write_upload()}, "<i>", "turbo"), "adapter &#x27;&lt;i&gt;"),
+        (lambda: app.on_estimate({"path": f"{write_upload()}.gone"}, "none", [], "turbo"), "is no longer here.*again"),
+        (lambda: app.on_estimate({"path": write_upload()}, "<i>", [], "turbo"), "adapter &#x27;&lt;i&gt;"),
     ):
         told.clear()
         # A refusal of Gradio's own would cover every output with the word "Error".
