@@ -159,7 +159,14 @@ class Page:
         image = self.one(f"{selector} img")
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", image)
         self.wait(lambda: image.get_property("complete") and image.get_property("naturalWidth"))
-        x, y, width, height = self.driver.execute_script(CONTENT_BOX, image)
+        boxes: list[list[float]] = []
+
+        def is_at_rest() -> bool:
+            boxes.append(self.driver.execute_script(CONTENT_BOX, image))
+            return boxes[-3:] == [boxes[-1]] * 3
+
+        self.wait(is_at_rest)
+        x, y, width, height = boxes[-1]
         actions = ActionChains(self.driver)
         actions.w3c_actions.pointer_action.move_to_location(round(x + across * width), round(y + down * height))
         actions.click().perform()
@@ -167,6 +174,7 @@ class Page:
     def download(self, selector: str) -> Path:
         for path in self.downloads.iterdir():
             path.unlink()
+        self.wait(lambda: self.one(selector).is_enabled())
         self.click(self.one(selector))
         return self.wait(lambda: [path for path in self.downloads.iterdir() if path.suffix in SUFFIXES])[0]
 
@@ -282,7 +290,7 @@ def test_the_prompt_is_shown_edited_and_compared(open_page, photograph, width):
     before = np.load(page.download("#npy"))
     page.tab("Prompt")
     box = page.one("#prompt textarea")
-    assert "Pixel values range from" in box.get_property("value")
+    page.wait(lambda: "Pixel values range from" in box.get_property("value"))
     page.write(box, "A bedroom, at most four metres deep.")
     page.click(page.one("#with-prompt"))
     page.wait(lambda: page.scene_link() not in (None, scene))
@@ -365,21 +373,26 @@ def test_the_main_path_needs_no_mouse(open_page):
 
 
 def test_every_control_that_is_seen_has_a_name(open_page, photograph):
-    import gradio as gr
-
     page = open_page()
     page.estimate(photograph)
     for name in ("3D", "Measure", "Prompt", "Files"):
         page.tab(name)
-        seen = [each for each in page.all("input, textarea, select, button, a[href]") if each.is_displayed()]
-        assert len(seen) > 10
-        # Gradio gives thumbnails of examples no name, and measures the width of tabs with copies that nobody reaches.
-        named = [each for each in seen if "gallery-item" not in each.get_attribute("class")]
-        named = [each for each in named if not each.find_elements(By.XPATH, "ancestor::*[@aria-hidden='true']")]
-        if "alt_text" not in inspect.signature(gr.Image.__init__).parameters:  # Gradio 6.20
-            named = [each for each in named if not each.find_elements(By.CSS_SELECTOR, ".image-frame")]
-        nameless = [each.get_attribute("outerHTML")[:120] for each in named if not each.accessible_name]
+        nameless, num_seen = page.wait(lambda: nameless_controls(page))
+        assert num_seen > 10
         assert nameless == []
+
+
+def nameless_controls(page: Page) -> tuple[list[str], int]:
+    """Controls without a name for whoever does not see them, and of how many."""
+    import gradio as gr
+
+    seen = [each for each in page.all("input, textarea, select, button, a[href]") if each.is_displayed()]
+    # Gradio gives thumbnails of examples no name, and measures the width of tabs with copies that nobody reaches.
+    named = [each for each in seen if "gallery-item" not in each.get_attribute("class")]
+    named = [each for each in named if not each.find_elements(By.XPATH, "ancestor::*[@aria-hidden='true']")]
+    if "alt_text" not in inspect.signature(gr.Image.__init__).parameters:  # Gradio 6.20
+        named = [each for each in named if not each.find_elements(By.CSS_SELECTOR, ".image-frame")]
+    return [each.get_attribute("outerHTML")[:120] for each in named if not each.accessible_name], len(seen)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
