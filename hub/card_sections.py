@@ -304,10 +304,12 @@ def _warnings(report: EvaluationReport, record: "TrainingRecord | None") -> list
         warnings.append(
             "**The prediction is aligned to each measured map first: these numbers say nothing of its scale.**"
         )
-    if record is not None and record.best is not None:
-        eval_data = record.eval_data
-        measured = (name_of_source(setting.data), setting.dataset, without_place(setting.split))
-        if measured == (eval_data.name, eval_data.dataset, eval_data.split):
+    if record is not None:
+        data, split = (name_of_source(setting.data), setting.dataset), without_place(setting.split)
+        trained, evaluated = record.data, record.eval_data
+        if data == (trained.name, trained.dataset) and (split == trained.split or "all" in (split, trained.split)):
+            warnings.append("**The model was trained on these very frames; expect far worse numbers on others.**")
+        elif record.best is not None and (*data, split) == (evaluated.name, evaluated.dataset, evaluated.split):
             warnings.append("The weights were chosen by these very frames; expect worse numbers on others.")
     return warnings
 

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from .dataset_layouts import INTRINSIC_COLUMNS, DepthTable
-from .depth_readers import DepthReader, decode_photograph, depth_in_metres
+from .depth_readers import DepthReader, decode_photograph, depth_in_metres, stored_orientation
 from .depth_samples import Intrinsics, import_extra
 from .image_inputs_llm_mde import read_photograph, readable_formats
 
@@ -62,6 +62,12 @@ class ColumnReader(DepthReader):
             if isinstance(cell, dict):
                 return decode_photograph(_encoded(cell), "the file")
             return _photograph_of_array(np.asarray(cell))
+
+    def read_orientation(self, row: "pyarrow.Table") -> int:
+        cell = _cell(row, self.image_column)
+        if not isinstance(cell, dict) or cell["bytes"] is cell.get("path") is None:
+            return 1
+        return stored_orientation(_encoded(cell))
 
     def read_depth(self, row: "pyarrow.Table") -> np.ndarray:
         with self._errors_named(row, self.depth_column):

@@ -148,7 +148,7 @@ def load_depth_dataset(
     Raises:
         ValueError: If the layout is not recognised, an argument does not belong to it, the data is incomplete, or the
             depth cannot be metres.
-        ImportError: If a package of `llm-mde[train]` is missing.
+        ImportError: If a package of the extra `train` is missing.
     """
     layout = recognise_layout(source) if layout is None else layout
     if layout not in _LAYOUTS:

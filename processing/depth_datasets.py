@@ -83,7 +83,8 @@ class DepthDataset(_DecodedRows, torch.utils.data.Dataset):
         return self.reader.sample(self.rows[operator.index(index)])
 
     def depth(self, index: int) -> np.ndarray:
-        """The depth of one sample, float32 `(height, width)` in metres, 0 missing; its photograph stays closed."""
+        """The depth of one sample, float32 `(height, width)` in metres, 0 missing; its photograph is decoded only
+        where it is stored on its side."""
         return self.reader.depth(self.rows[operator.index(index)])
 
     def depth_maps(self) -> Iterator[np.ndarray]:
@@ -142,7 +143,7 @@ class StreamingDepthDataset(_DecodedRows, torch.utils.data.IterableDataset):
         return (self.reader.sample(row) for row in self.rows)
 
     def depth_maps(self) -> Iterator[np.ndarray]:
-        """The depth of all samples; photographs stay closed."""
+        """The depth of all samples, in order, as [`DepthDataset.depth`] gives it."""
         return (self.reader.depth(row) for row in self.rows)
 
     def shuffle(self, seed: int = 0, buffer_size: int = 256) -> "StreamingDepthDataset":

@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from .depth_files import MILLIMETRE, read_depth
 from .depth_samples import DepthSample, Intrinsics, import_extra
-from .image_inputs_llm_mde import Photograph, align_depth_map, read_photograph, readable_formats
+from .image_inputs_llm_mde import Photograph, align_depth_map, exif_orientation, read_photograph, readable_formats
 
 if TYPE_CHECKING:
     import datasets
@@ -26,6 +26,7 @@ Row = Any
 
 # The crop that KITTI's benchmark gives all images before anything is measured (height, width), bottom and centre.
 KB_CROP = (352, 1216)
+_EXIF_OF_PNG = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"})  # as Pillow calls its chunks
 
 
 class DepthReader(ABC):
@@ -51,6 +52,10 @@ class DepthReader(ABC):
     @abstractmethod
     def read_depth(self, row: Row) -> np.ndarray:
         """The depth map as it is stored, float32 `(height, width)` in metres, 0 missing."""
+
+    def read_orientation(self, row: Row) -> int:
+        """The EXIF orientation of the photograph, whose pixels stay undecoded; 1 for upright, and by default."""
+        return 1
 
     def read_intrinsics(self, row: Row) -> Intrinsics | None:
         """The camera of the photograph as it is stored, uncropped."""
@@ -98,7 +103,9 @@ class DepthReader(ABC):
         return DepthSample(image=image, depth=depth, intrinsics=intrinsics, name=self.name(row))
 
     def depth(self, row: Row) -> np.ndarray:
-        """The depth of `sample(row)` with the photograph left closed, and therefore never turned along with it."""
+        """The depth of `sample(row)`, for which the photograph is decoded only where it is stored on its side."""
+        if self.read_orientation(row) != 1:
+            return self.sample(row).depth
         depth = self.read_depth(row)
         return self._crop(row, depth) if self.kb_crop else depth
 
@@ -178,6 +185,9 @@ class FileReader(DepthReader):
     def read_photograph(self, row: Row) -> Image.Image:
         return decode_photograph(row["rgb"], row["rgb"])
 
+    def read_orientation(self, row: Row) -> int:
+        return stored_orientation(row["rgb"])
+
     def read_depth(self, row: Row) -> np.ndarray:
         if row["mask"] is not None:
             return _read_masked_depth(row["depth"], row["mask"], row["scale"])
@@ -198,6 +208,17 @@ def decode_photograph(file: str | Path | bytes, name: str) -> Image.Image:
     except Exception as error:  # damaged files raise whatever the decoders run into
         raise ValueError(f"{name!r} is not a readable photograph: {error}") from error
     raise ValueError(f"{name!r} has Pillow mode {image.mode}; a photograph has 8 bits per channel.")
+
+
+def stored_orientation(file: str | Path | bytes) -> int:
+    """The EXIF orientation that the header of an encoded photograph states; 1 where it states none or is damaged."""
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=readable_formats()) as image:
+            # Without an entry so far, Pillow would decode a PNG to look for one behind its pixels.
+            is_stated = image.format != "PNG" or not _EXIF_OF_PNG.isdisjoint(image.info)
+            return exif_orientation(image) if is_stated else 1
+    except Exception:  # whatever the decoders run into; it is told when the pixels are decoded
+        return 1
 
 
 def depth_in_metres(raw: np.ndarray, scale: float) -> np.ndarray:

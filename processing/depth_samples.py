@@ -46,4 +46,4 @@ def import_extra(module: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        raise ImportError(f"reading this data needs `{package}`: pip install llm-mde[train] ({error})") from error
+        raise ImportError(f"reading this data needs `{package}`: pip install {package} ({error})") from error

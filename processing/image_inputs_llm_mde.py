@@ -123,7 +123,7 @@ def read_photograph(
     orientation, stored_size = 1, None
     if isinstance(image, Image.Image):
         _decode(image, "images")
-        orientation, stored_size = _exif_orientation(image), image.size[::-1]
+        orientation, stored_size = exif_orientation(image), image.size[::-1]
         if orientation != 1:
             image = image.transpose(_UPRIGHT[orientation])
         image, input_data_format = _pil_to_array(image), ChannelDimension.LAST
@@ -270,7 +270,8 @@ def _is_empty_list(inputs: Any) -> bool:
     return isinstance(inputs, (list, tuple)) and len(inputs) == 0
 
 
-def _exif_orientation(image: Image.Image) -> int:
+def exif_orientation(image: Image.Image) -> int:
+    """How an image has to be turned, 1 to 8; 1 where nothing readable says it."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # Damaged metadata are no reason to refuse a picture.
@@ -380,6 +381,7 @@ def _has_aspect_ratio_of(size: tuple[int, int], other: tuple[int, int]) -> bool:
 __all__ = [
     "Photograph",
     "align_depth_map",
+    "exif_orientation",
     "flatten_inputs",
     "open_image",
     "read_depth_map",

@@ -18,6 +18,7 @@ from llm_mde.evaluation import (
     WorstCases,
     evaluate_depth,
     get_protocol,
+    protocol_for_model,
 )
 from llm_mde.evaluation.baselines import MEANS
 from llm_mde.evaluation.processes import join_processes
@@ -117,13 +118,17 @@ def run(arguments: Sequence[str]) -> None:
     evaluate(options, data_options, public_command(["llm-mde", "evaluate", *arguments]))
 
 
-def evaluate(options: EvaluateArguments, data_options: DataArguments, command: str | None = None) -> EvaluationReport:
+def evaluate(
+    options: EvaluateArguments, data_options: DataArguments, command: str | None = None, after_training: bool = False
+) -> EvaluationReport:
     """Load, measure the model and the baselines, print the table, write the folder.
 
     Args:
         options (`EvaluateArguments`): What to measure.
         data_options (`DataArguments`): On what.
         command (`str`, *optional*): The command line, for `metrics.json`.
+        after_training (`bool`, *optional*, defaults to `False`): Whether the protocol is fitted to the model, as
+            `llm-mde train` does ([`protocol_for_model`]).
 
     Raises:
         ValueError: If the protocol, the data, the model or the output folder is not what it should be.
@@ -142,10 +147,12 @@ def evaluate(options: EvaluateArguments, data_options: DataArguments, command: s
     train_options = data_options
     if options.train_data is not None:
         train_options = data_options.of_another_set(options.train_data, depth_scale=options.train_depth_scale)
-    fitted = _fit_baselines(train_options, protocol) if options.baselines else []
     model, processor = load_model_and_processor(
         options.model, revision=options.revision, device=options.device, dtype=options.dtype
     )
+    if after_training:
+        protocol = protocol_for_model(model.config, options.protocol, options.max_depth)
+    fitted = _fit_baselines(train_options, protocol) if options.baselines else []
     if rank == 0:
         print(f"eval: {frames.report}", flush=True)
     measure = {"protocol": protocol, "batch_size": options.batch_size, "with_boundaries": options.boundaries}
@@ -178,7 +185,7 @@ def evaluate(options: EvaluateArguments, data_options: DataArguments, command: s
         if protocol.alignment != "min-max" and model.config.max_depth > protocol.max_depth:
             print(
                 f"The model predicts up to {model.config.max_depth:g} m, but nothing measured beyond "
-                f"{protocol.max_depth:g} m counted; --max_depth changes that.\n"
+                f"{protocol.max_depth:g} m counted; --{'protocol_' if after_training else ''}max_depth changes that.\n"
             )
         written = report.write(options.output, None if worst is None else worst.sheet())
         print("Written:", *(f"  {path}" for path in written), sep="\n")

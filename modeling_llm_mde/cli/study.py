@@ -16,7 +16,7 @@ def run(arguments: Sequence[str]) -> None:
 
     Raises:
         ValueError: If there is no such study, or for the reasons of `run_study`.
-        ImportError: If a package of `llm-mde[train]` is missing.
+        ImportError: If a package of the extra `train` is missing.
     """
     name, *rest = list(arguments) or ["--help"]
     if name in ("-h", "--help"):
@@ -32,7 +32,7 @@ def run(arguments: Sequence[str]) -> None:
     )
     absent = [package for package in ("matplotlib", "peft") if importlib.util.find_spec(package) is None]
     if absent:
-        raise ImportError(f"studies need {absent[0]}: pip install llm-mde[train].")
+        raise ImportError(f"studies need {absent[0]}: pip install {' '.join(absent)}.")
 
     from transformers import logging
 

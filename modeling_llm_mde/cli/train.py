@@ -20,7 +20,16 @@ class RunArguments:
             "choices": RECIPES,
         },
     )
-    protocol: str = field(default="plain", metadata={"help": "How the result is measured; see `llm-mde evaluate`."})
+    protocol: str = field(
+        default="plain",
+        metadata={
+            "help": "How the result is measured; see `llm-mde evaluate`. Here 'plain' goes as far as the model's "
+            "depth, and of relative depth the median is aligned."
+        },
+    )
+    protocol_max_depth: float | None = field(
+        default=None, metadata={"help": "Metres up to which the result is measured; replaces the protocol's."}
+    )
     eval_data: str | None = field(
         default=None,
         metadata={
@@ -33,6 +42,10 @@ class RunArguments:
     eval_depth_scale: float | None = field(default=None, metadata={"help": "--depth_scale of --eval_data."})
 
     def __post_init__(self):
+        from llm_mde.evaluation import get_protocol
+
+        limit = {} if self.protocol_max_depth is None else {"max_depth": self.protocol_max_depth}
+        get_protocol(self.protocol, **limit)  # refused now, and not when everything is loaded
         for name in ("eval_layout", "eval_dataset", "eval_depth_scale"):
             value = getattr(self, name)
             if value is not None and self.eval_data is None:
@@ -41,7 +54,6 @@ class RunArguments:
 
 def run(arguments: Sequence[str]) -> None:
     """`llm-mde train`: load, adapt, train, keep, measure."""
-    from llm_mde.evaluation import get_protocol
     from llm_mde.hub.cards import CardFacts, add_evaluations
     from llm_mde.hub.publishing import push
     from llm_mde.public_names import public_command
@@ -64,7 +76,6 @@ def run(arguments: Sequence[str]) -> None:
     )
     if data_arguments.shots_seed is None:
         data_arguments.shots_seed = training_arguments.seed  # the baselines below read the same few samples
-    get_protocol(run_arguments.protocol)  # refused now, and not after the training
     eval_data_arguments = data_arguments
     baselines = {"baselines": not data_arguments.streaming}  # they would read the whole stream again
     if run_arguments.eval_data is not None:
@@ -90,15 +101,18 @@ def run(arguments: Sequence[str]) -> None:
         eval_data_arguments,
         command=command,
         recipe=recipe,
+        protocol=run_arguments.protocol,
+        protocol_max_depth=run_arguments.protocol_max_depth,
     )
     measure = EvaluateArguments(
         model=str(folder),
         output=str(folder.parent / "evaluation"),
         protocol=run_arguments.protocol,
+        max_depth=run_arguments.protocol_max_depth,
         device=str(training_arguments.device),
         **baselines,
     )
-    evaluate(measure, eval_data_arguments, command)
+    evaluate(measure, eval_data_arguments, command, after_training=True)
     if training_arguments.process_index == 0:
         repo_id = training_arguments.hub_model_id or folder.parent.resolve().name
         is_pushed = training_arguments.push_to_hub

@@ -8,7 +8,7 @@ from .boundaries import boundary_f1
 from .evaluator import EvaluationResult, evaluate_depth, predict_depth
 from .matching import MatchedDepth, match_depth
 from .metrics import METRIC_NAMES, DepthMetrics, depth_metrics, measure_depth, metric_names
-from .protocols import PROTOCOLS, EvaluationProtocol, get_protocol
+from .protocols import PROTOCOLS, EvaluationProtocol, get_protocol, protocol_for_model
 from .report import EvaluationReport, EvaluationSetting
 from .worst_cases import WorstCases
 
@@ -37,4 +37,5 @@ __all__ = [
     "measure_depth",
     "metric_names",
     "predict_depth",
+    "protocol_for_model",
 ]

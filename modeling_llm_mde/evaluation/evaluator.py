@@ -126,8 +126,8 @@ def evaluate_depth(
     ```
 
     Args:
-        model (`PreTrainedModel`, *optional*): An LLM-MDE or another depth model in any precision; not read with
-            `predict`. It is set to evaluation and back.
+        model (`PreTrainedModel`, *optional*): An LLM-MDE in any precision; not read with `predict`. It is set to
+            evaluation and back.
         processor (`ProcessorMixin`, *optional*): Its processor, or its image processor.
         dataset (iterable of [`DepthSample`]): A [`DepthDataset`], a stream or a list. Of a stream every process reads
             all samples and measures its own.
@@ -140,12 +140,14 @@ def evaluate_depth(
             measured, with its [`MatchedDepth`] of batch 1 and its row of `per_image`.
         progress (`bool`, *optional*, defaults to `True`): Whether the first process shows a bar.
         predict (`Callable`, *optional*): Instead of a model: from a list of photographs to one map `(height, width)`
-            in metres for each, of any resolution.
+            in metres for each, of any resolution and of the whole photograph. Other models of Transformers are
+            measured by it, each with a post-processing of its own: ZoeDepth pads its images, and DPT and the relative
+            Depth Anything give inverse depth.
 
     Raises:
-        ValueError: If the dataset is empty or `batch_size` not positive, if a model of relative depth meets a protocol
-            without alignment, if no image has a valid pixel, or for the reasons of [`match_depth`] and
-            [`measure_depth`].
+        ValueError: If the dataset is empty or `batch_size` not positive, if the model is no LLM-MDE, if one of
+            relative depth meets a protocol without alignment, if no image has a valid pixel, or for the reasons of
+            [`match_depth`] and [`measure_depth`].
     """
     protocol = get_protocol(protocol)
     if batch_size < 1:
@@ -153,8 +155,12 @@ def evaluate_depth(
     if predict is None:
         if model is None or processor is None:
             raise ValueError("`model` or `processor` is None; pass both, or a `predict` of your own.")
-        kind = getattr(model.config, "depth_estimation_type", "metric")
-        if kind == "relative" and protocol.alignment == "none":
+        if model.config.model_type != "llm_mde":
+            raise ValueError(
+                f"`model` is of the type {model.config.model_type!r}, whose depth may be padded, inverse or without "
+                "scale; pass a `predict` that gives metres for whole photographs, with its own post-processing."
+            )
+        if model.config.depth_estimation_type == "relative" and protocol.alignment == "none":
             raise ValueError(
                 f"`protocol` {protocol.name!r} aligns nothing, but the model's depth is known up to a factor only "
                 '(`depth_estimation_type="relative"`); use `get_protocol(..., alignment="median")`.'

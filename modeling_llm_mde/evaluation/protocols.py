@@ -208,4 +208,34 @@ def get_protocol(protocol: str | EvaluationProtocol, **overrides: Any) -> Evalua
     return replace(protocol, **changed)
 
 
-__all__ = ["ALIGNMENTS", "CROPS", "INTERPOLATIONS", "PROTOCOLS", "EvaluationProtocol", "crop_window", "get_protocol"]
+def protocol_for_model(
+    config: Any, protocol: str | EvaluationProtocol = "plain", max_depth: float | None = None
+) -> EvaluationProtocol:
+    """A protocol as it fits a model: `plain` as far as the model can say, and relative depth with its median aligned.
+
+    Args:
+        config ([`LLMMDEConfig`]): The model's.
+        protocol (`str` or [`EvaluationProtocol`], *optional*, defaults to `"plain"`): As [`get_protocol`] takes it.
+        max_depth (`float`, *optional*): Metres; replaces the protocol's, and for `plain` the model's.
+
+    Raises:
+        ValueError: For the reasons of [`get_protocol`].
+    """
+    overrides: dict[str, Any] = {} if max_depth is None else {"max_depth": max_depth}
+    if protocol == "plain":
+        overrides = {"max_depth": config.max_depth} | overrides
+    if config.depth_estimation_type == "relative" and get_protocol(protocol).alignment == "none":
+        overrides |= {"alignment": "median", "clamp": True}
+    return get_protocol(protocol, **overrides)
+
+
+__all__ = [
+    "ALIGNMENTS",
+    "CROPS",
+    "INTERPOLATIONS",
+    "PROTOCOLS",
+    "EvaluationProtocol",
+    "crop_window",
+    "get_protocol",
+    "protocol_for_model",
+]

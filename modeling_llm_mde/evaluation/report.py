@@ -7,6 +7,7 @@ import math
 import os
 import platform
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,10 +145,10 @@ class EvaluationReport:
     def table(self) -> str:
         """Means with their 95 % intervals, as Markdown that also reads well on a screen."""
         columns = {"LLM-MDE": self.result, **self.baselines}
-        numbers = [self._numbers(result) for result in columns.values()]
         cells = [["metric", *columns]]
         for name in self.result.metric_names:
-            cells.append([name, *(_with_interval(*each[name]) for each in numbers)])
+            numbers = zip(columns.values(), self._intervals, strict=True)
+            cells.append([name, *(_with_interval(each.metrics[name], intervals[name]) for each, intervals in numbers)])
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = [_markdown_row(row, widths) for row in cells]
         rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -247,8 +248,11 @@ class EvaluationReport:
             # As they may be published, which only this machine can tell from Hub ids.
             "names": {name: source and name_of_source(source) for name, source in sources.items()},
             "protocol": self.result.protocol.to_dict(),
-            **self._as_json(self.result),
-            "baselines": {name: self._as_json(baseline) for name, baseline in self.baselines.items()},
+            **_as_json(self.result, self._intervals[0]),
+            "baselines": {
+                name: _as_json(baseline, intervals)
+                for (name, baseline), intervals in zip(self.baselines.items(), self._intervals[1:], strict=True)
+            },
             "bootstrap": {"level": 0.95, "seed": self.seed, "num_resamples": self.num_resamples},
             "command": self.command,
             "versions": library_versions() if self.versions is None else self.versions,
@@ -318,16 +322,10 @@ class EvaluationReport:
             os.replace(unfinished, folder / name)
         return [folder / name for name in contents]
 
-    def _numbers(self, result: EvaluationResult) -> dict[str, tuple[float, tuple[float, float]]]:
-        means, intervals = result.metrics, result.intervals(self.seed, self.num_resamples)
-        return {name: (means[name], intervals[name]) for name in result.metric_names}
-
-    def _as_json(self, result: EvaluationResult) -> dict[str, Any]:
-        intervals = result.intervals(self.seed, self.num_resamples)
-        return {
-            "metrics": {name: _none_if_nan(value) for name, value in result.metrics.items()},
-            "intervals": {name: [_none_if_nan(limit) for limit in limits] for name, limits in intervals.items()},
-        }
+    @cached_property
+    def _intervals(self) -> list[dict[str, tuple[float, float]]]:
+        """Of the model and of each baseline: drawing them takes longer than everything else here."""
+        return [each.intervals(self.seed, self.num_resamples) for each in (self.result, *self.baselines.values())]
 
     def _csv(self) -> str:
         buffer = io.StringIO()
@@ -337,6 +335,15 @@ class EvaluationReport:
         for row in self.result.per_image:
             writer.writerow(["" if _none_if_nan(row[column]) is None else row[column] for column in columns])
         return buffer.getvalue()
+
+
+def _as_json(
+    result: EvaluationResult | StoredResult, intervals: dict[str, tuple[float, float]]
+) -> dict[str, dict[str, Any]]:
+    return {
+        "metrics": {name: _none_if_nan(value) for name, value in result.metrics.items()},
+        "intervals": {name: [_none_if_nan(limit) for limit in limits] for name, limits in intervals.items()},
+    }
 
 
 def make_folder(folder: str | Path) -> Path:

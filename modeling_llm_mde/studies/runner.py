@@ -19,7 +19,8 @@ from llm_mde.evaluation.baselines import MEANS
 from llm_mde.evaluation.report import make_folder
 from llm_mde.processing import DepthAugmentation, DepthCollator
 from llm_mde.training.adapters import count_parameters, lora_config, prepare_for_training
-from llm_mde.training.run import LOSS_FIELDS, load_base
+from llm_mde.training.overlap import shared_frame
+from llm_mde.training.run import LOSS_FIELDS, check_protocol, load_base
 
 from .frames import RepeatedFrames
 from .memory import in_fresh_process, is_fresh_process, peak_memory_mb
@@ -328,8 +329,8 @@ def run_study(
         `Path`: The folder with `runs.jsonl`, `study.json`, `table.csv`, `table.md` and `plot.png`.
 
     Raises:
-        ValueError: If the folder holds runs with other settings, a process was killed, or for the reasons of the data
-            and the model.
+        ValueError: If the folder holds runs with other settings, frames are trained on and measured with, the
+            protocol does not fit them, a process was killed, or for the reasons of the data and the model.
     """
     from .report import write_report
 
@@ -339,6 +340,8 @@ def run_study(
         )
     bench = Workbench(options, data)
     runs = study.plan(bench)
+    if data is not None:
+        _check_frames(bench)
     output = make_folder(options.output or f"outputs/studies/{study.name}")
     log = RunLog(output, study.name, settings_of(options, *([] if data is None else [data])))
     for number, run in enumerate(runs, start=1):
@@ -353,6 +356,18 @@ def run_study(
             on_progress(f"[{number}/{len(runs)}] {label}: {outcome}")
     write_report(output, study, bench, command, [log.records[run.name, run.seed] for run in runs])
     return output
+
+
+def _check_frames(bench: Workbench) -> None:
+    """Refuses what would make all numbers of a study worthless, or fail after its first training."""
+    trained, measured = replace(bench.data, shots=None).load_train(), bench.data.load_eval()
+    shared = shared_frame(trained, bench.data, measured, bench.data)
+    if shared is not None:
+        raise ValueError(
+            f"`train_split` is {bench.data.train_split!r} and `eval_split` {bench.data.eval_split!r}, which share "
+            f"frames, such as {shared!r}; choose two that do not."
+        )
+    check_protocol(bench.options.chosen_protocol(), [measured[0]])
 
 
 def describe_loss(config: Any, relative_start: float = 0.0) -> str:

@@ -7,7 +7,6 @@ scale: the error that remains then is shape, the rest was scale.
 """
 
 import csv
-import filecmp
 import hashlib
 import json
 import re
@@ -18,8 +17,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from llm_mde.evaluation import EvaluationProtocol, MedianDepthBaseline, get_protocol
-from llm_mde.processing.depth_readers import FileReader
 from llm_mde.public_names import split_settings, without_place
+from llm_mde.training.overlap import shared_frame
 
 from .arguments import MethodStudyArguments
 from .run_log import Row, settings_of
@@ -167,32 +166,12 @@ def _refuse_training_frames(bench: Workbench, targets: dict[str, Target]) -> Non
     """Refuses a target of which a photograph may be trained on: it would measure memory."""
     trained = replace(bench.data, shots=None).load_train()
     for name, target in list(targets.items())[1:]:
-        shared = _shared_frame(trained, bench.data, target.data.load_eval(), target.data)
+        shared = shared_frame(trained, bench.data, target.data.load_eval(), target.data)
         if shared is not None:
             raise ValueError(
                 f"`targets` has {name!r}, of which frames are trained on, such as {shared!r}; name the source with "
                 "--dataset, leave the target out, or measure on a part of it that is not trained on (split=val)."
             )
-
-
-def _shared_frame(trained, trained_data: Any, measured, measured_data: Any) -> str | None:
-    """The name of a frame that is in both sets: of files one with the same name and content, of tables one with the
-    same name in the same data."""
-    if not all(isinstance(frames.reader, FileReader) for frames in (trained, measured)):
-        same_data = (trained_data.data, trained_data.data_config) == (measured_data.data, measured_data.data_config)
-        return next(iter(set(trained.names) & set(measured.names)), None) if same_data else None
-    by_look: dict[tuple[str, int], list[Path]] = {}
-    for path in _photographs(trained):
-        by_look.setdefault((path.name, path.stat().st_size), []).append(path)
-    for name, path in zip(measured.names, _photographs(measured), strict=True):
-        alike = by_look.get((path.name, path.stat().st_size), [])
-        if any(path == other or filecmp.cmp(path, other, shallow=False) for other in alike):
-            return name
-    return None
-
-
-def _photographs(frames) -> list[Path]:
-    return [Path(path) for path in frames.rows.with_format(None)["rgb"]]
 
 
 def _transfer(bench: Workbench, seed: int | None) -> list[Row]:

@@ -12,6 +12,7 @@ from .adapters import (
 from .arguments import DepthTrainingArguments, parameter_groups
 from .callbacks import MetresCallback, PanelCallback, RelativeErrorCallback, learning_curve
 from .diagnostics import DiagnosticsCallback, measure_health
+from .encoders import compose_from_encoders
 from .frames import AugmentedFrames, AugmentedStream, EpochCallback, FramesInMemory
 from .small_model import compose_small_model
 from .trainer import DepthTrainer, StreamingDepthMetrics, last_complete_checkpoint
@@ -31,6 +32,7 @@ __all__ = [
     "StreamingDepthMetrics",
     "adapted_modules",
     "add_lora",
+    "compose_from_encoders",
     "compose_small_model",
     "count_parameters",
     "format_parameter_table",

@@ -8,6 +8,10 @@ from .adapters import LORA_PRESETS, TRAINING_METHODS
 
 AUGMENTATIONS = ("none", "mild", "strong")
 PAPER_ENCODERS = ("google/vit-base-patch16-224", "google-bert/bert-base-uncased")
+ADAPTER_FIELDS = (
+    *("lora_preset", "vision_rank", "vision_alpha", "language_rank", "language_alpha", "lora_targets"),
+    *("lora_dropout", "use_dora", "use_rslora", "adapter_dtype"),
+)  # of `ModelArguments`, for the method "lora" alone
 MAX_DEPTH = 10.0  # metres, of new models: the rooms of NYU Depth v2
 
 
@@ -30,6 +34,15 @@ class BaseModelArguments:
     def __post_init__(self):
         if self.from_scratch and self.model is not None:
             raise ValueError(f"`from_scratch` is true but `model` is {self.model!r}; give one of the two.")
+        if self.model_revision is not None and self.model is None:
+            raise ValueError(f"`model_revision` is {self.model_revision!r} without `model`, whose it would be.")
+        for name, encoder in zip(("vision_model", "language_model"), PAPER_ENCODERS, strict=True):
+            if getattr(self, name) != encoder and (self.from_scratch or self.model is not None):
+                other = "from_scratch" if self.from_scratch else "model"
+                raise ValueError(
+                    f"`{name}` is {getattr(self, name)!r}, but `{other}` is {getattr(self, other)!r}, which has "
+                    f"encoders of its own; leave out one of the two."
+                )
 
 
 @dataclass

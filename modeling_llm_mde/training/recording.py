@@ -186,7 +186,9 @@ def _describe_optimisation(
 def _describe_loss(arguments: DepthTrainingArguments, config: Any) -> dict[str, Any]:
     """Fields of the loss, and when the relative error began to count, if it did."""
     values = {name: getattr(config, name) for name in ("loss_reduction", "variance_focus", "relative_weight")}
-    return values | ({"relative_start": arguments.relative_start} if config.relative_weight > 0 else {})
+    if config.depth_estimation_type == "relative":  # of which no scale is learnt, whatever the configuration says
+        values |= {"variance_focus": 1.0, "relative_weight": 0.0}
+    return values | ({"relative_start": arguments.relative_start} if values["relative_weight"] > 0 else {})
 
 
 def _describe_augmentation(arguments: "FrameArguments") -> str:

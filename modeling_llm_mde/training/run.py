@@ -3,12 +3,11 @@
 import json
 import os
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformers.utils import logging
-
-from llm_mde.presets import find_preset
 
 from .adapters import (
     NEW_LAYERS,
@@ -18,78 +17,18 @@ from .adapters import (
     prepare_for_training,
 )
 from .arguments import DepthTrainingArguments
-from .model_arguments import MAX_DEPTH, FrameArguments, ModelArguments
+from .encoders import compose_from_encoders
+from .model_arguments import ADAPTER_FIELDS, MAX_DEPTH, FrameArguments, ModelArguments
 from .recording import describe_data, record_run
 
 if TYPE_CHECKING:
     from llm_mde import LLMMDEForDepthEstimation, LLMMDEProcessor
+    from llm_mde.evaluation import EvaluationProtocol
 
 logger = logging.get_logger(__name__)
 
 LOSS_FIELDS = ("variance_focus", "relative_weight")  # of the configuration, which recipes set
 RESULT_FOLDERS = ("base", "adapter", "model")  # what a run leaves in its output folder
-
-
-def compose_from_encoders(
-    vision: str,
-    language: str,
-    height: int | None = None,
-    width: int | None = None,
-    preset: str | None = None,
-    **overrides,
-) -> tuple["LLMMDEForDepthEstimation", "LLMMDEProcessor"]:
-    """
-    A new model out of two pretrained encoders, with a processor that normalises as the vision encoder was trained.
-
-    Args:
-        vision, language (`str`): Folders or Hub ids.
-        height, width (`int`, *optional*): Pixels the model reads; by default the vision encoder's own.
-        preset (`str`, *optional*): One of `PRESETS`; the paper's by default.
-        overrides: Fields of [`LLMMDEConfig`].
-
-    Raises:
-        ValueError: If one of the encoders cannot be loaded, or the language model has no tokenizer that knows words.
-    """
-    from transformers import AutoImageProcessor, AutoTokenizer
-
-    from llm_mde import LLMMDEForDepthEstimation, LLMMDEImageProcessor, LLMMDEProcessor
-
-    chosen = find_preset(preset)
-    try:
-        model = LLMMDEForDepthEstimation.from_vision_text_pretrained(vision, language, **(chosen.config | overrides))
-    except OSError as error:
-        raise ValueError(
-            f"`vision_model` is {vision!r} and `language_model` {language!r}, of which one is no folder and cannot be "
-            f"had from the Hub: {' '.join(str(error).split())} Without any, train with --recipe from-scratch."
-        ) from error
-    options = {}
-    try:
-        of_encoder = AutoImageProcessor.from_pretrained(vision)
-        described = getattr(of_encoder, "data_config", None) or vars(of_encoder)
-        mean, std = (described.get(f"image_{name}", described.get(name)) for name in ("mean", "std"))
-        if mean is not None and std is not None:
-            options = {"image_mean": list(mean), "image_std": list(std)}
-    except (OSError, ValueError, KeyError):
-        logger.warning(f"{vision!r} has no image processor; colours are normalised to -1 ... 1.")
-    own_size = getattr(model.config.vision_config, "image_size", 224)
-    own_height, own_width = (own_size, own_size) if isinstance(own_size, int) else own_size
-    image_processor = LLMMDEImageProcessor(
-        size={"height": height or own_height, "width": width or own_width}, **options
-    )
-    way_out = "save its tokenizer there with `tokenizer.save_pretrained`, or name another language model."
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(language)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"`language_model` is {language!r}, whose tokenizer does not load; {way_out}") from error
-    wording = {**chosen.processor, "max_prompt_length": model.config.max_prompt_length}
-    processor = LLMMDEProcessor(image_processor, tokenizer, **wording)
-    # Where a folder has no tokenizer, Transformers 5.23 makes one up that knows special tokens alone.
-    if not set(processor.default_prompt_ids()) - set(tokenizer.all_special_ids):
-        raise ValueError(
-            f"`language_model` is {language!r}, whose tokenizer ({len(tokenizer)} tokens) knows no word of the "
-            f"prompt; {way_out}"
-        )
-    return model, processor
 
 
 def load_base(
@@ -138,6 +77,14 @@ def _check_base(arguments: ModelArguments) -> None:
             )
         if arguments.method != "lora":
             raise ValueError(f"`method` is {arguments.method!r}; a quantised base is frozen: pass --method lora.")
+    if arguments.method != "lora":
+        for each in fields(ModelArguments):
+            value = getattr(arguments, each.name)
+            if each.name in ADAPTER_FIELDS and value != each.default:
+                raise ValueError(
+                    f"`{each.name}` is {value!r}, but `method` is {arguments.method!r}, which makes no adapter; leave "
+                    f"out --{each.name}, or pass --method lora."
+                )
     if arguments.from_scratch and arguments.method != "full":
         raise ValueError(
             f"`from_scratch` is true but `method` is {arguments.method!r}; random weights have to be trained: pass "
@@ -214,6 +161,8 @@ def train(
     eval_data_arguments=None,
     command: str | None = None,
     recipe: str | None = None,
+    protocol: str = "plain",
+    protocol_max_depth: float | None = None,
 ) -> Path:
     """
     Trains, and leaves an adapter or a model in `arguments.output_dir`, with its learning curve and a record of how it
@@ -226,19 +175,23 @@ def train(
         eval_data_arguments (`DataArguments`, *optional*): With the `load_eval()` of another set to measure with.
         command (`str`, *optional*): The command line that led here, for the record.
         recipe (`str`, *optional*): The recipe that the arguments come from, for the record.
+        protocol (`str`, *optional*, defaults to `"plain"`): How the result is going to be measured, which is not done
+            here: whether the evaluation frames fit it is looked at before anything is trained.
+        protocol_max_depth (`float`, *optional*): As in [`protocol_for_model`].
 
     Returns:
         `Path`: The folder of the adapter (`adapter/`) or of the model (`model/`), loadable by `pipeline`.
 
     Raises:
-        ValueError: If the output folder holds checkpoints or results and `resume_from_checkpoint` is not given, there
-            is nothing to resume, the best model is chosen by an unknown metric, or for the reasons of [`load_base`]
-            and the data.
+        ValueError: If the output folder holds checkpoints and `resume_from_checkpoint` is not given, or results and
+            no checkpoint to go on from, the best model is chosen by an unknown metric, the evaluation frames do not
+            fit the protocol, or for the reasons of [`load_base`] and the data.
         OSError: If the output folder cannot be made.
     """
     from torch.utils.data import IterableDataset
     from transformers import EarlyStoppingCallback, set_seed
 
+    from llm_mde.evaluation import protocol_for_model
     from llm_mde.hub import write_adapter_folder, write_model_folder
     from llm_mde.hub.cards import CardFacts
     from llm_mde.hub.folders import commit_in_cache
@@ -247,13 +200,14 @@ def train(
     from .callbacks import MetresCallback, PanelCallback, learning_curve
     from .diagnostics import DiagnosticsCallback
     from .frames import AugmentedFrames, AugmentedStream, FramesInMemory
+    from .overlap import shared_frame
     from .trainer import DepthTrainer, StreamingDepthMetrics
 
     output_dir = Path(arguments.output_dir)
     checkpoint = _checkpoint_to_resume(arguments)
     _check_metric(arguments)
     if arguments.process_index == 0:  # alone: it writes the base while others may still be on their way here
-        _refuse_to_overwrite(output_dir, arguments.resume_from_checkpoint, model_arguments)
+        _refuse_to_overwrite(output_dir, checkpoint, arguments.resume_from_checkpoint, model_arguments)
         output_dir.mkdir(parents=True, exist_ok=True)
     set_seed(arguments.seed)
     train_frames = data_arguments.load_train(arguments.seed)
@@ -264,6 +218,8 @@ def train(
     with arguments.main_process_first(local=False, desc="loading the base model"):
         is_main_process = arguments.process_index == 0
         model, processor = load_base(model_arguments, output_dir, checkpoint is not None, is_main_process)
+    few_eval_frames = _some(eval_frames, 8)
+    check_protocol(protocol_for_model(model.config, protocol, protocol_max_depth), few_eval_frames)
     set_seed(arguments.seed)  # the main process may have drawn a base: an adapter begins alike on all of them
     config = None
     if model_arguments.method == "lora":
@@ -285,6 +241,17 @@ def train(
     model = prepare_for_training(model, model_arguments.method, config)
     parameters = count_parameters(model)  # now: later they may be sharded
     if arguments.process_index == 0:
+        shared = shared_frame(train_frames, data_arguments, eval_frames, eval_data_arguments)
+        if shared is not None:
+            logger.warning(
+                f"Frames are trained on and measured with, such as {shared!r}: the errors will say what was learnt by "
+                "heart. Other splits (--train_split, --eval_split), or --eval_data, keep the two apart."
+            )
+        if arguments.load_best_model_at_end and eval_data.split.startswith("test"):
+            logger.warning(
+                f"The best checkpoint is chosen by the errors on {eval_data.split!r}: what is reported of it then is "
+                "no test any more. Pass --load_best_model_at_end false, and --eval_strategy no, to measure once."
+            )
         print(f"train: {train_frames.report}\neval: {eval_frames.report}")
         print(format_parameter_table(parameters), flush=True)
 
@@ -294,7 +261,7 @@ def train(
         _warn_of_far_pixels(few_frames, model.config)
     callbacks = [
         MetresCallback(),
-        DiagnosticsCallback(processor, few_frames, _some(eval_frames, 8)),
+        DiagnosticsCallback(processor, few_frames, few_eval_frames),
         *([PanelCallback(panel_frames, processor)] if panel_frames else []),
     ]
     if arguments.early_stopping_patience is not None:
@@ -323,7 +290,9 @@ def train(
         eval_dataset=eval_frames,
         data_collator=DepthCollator(processor),
         processing_class=processor,
-        compute_metrics=StreamingDepthMetrics(model.config.max_depth),
+        compute_metrics=StreamingDepthMetrics(
+            model.config.max_depth, "median" if model.config.depth_estimation_type == "relative" else "none"
+        ),
         callbacks=callbacks,
     )
     output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -360,6 +329,31 @@ def train(
     return folder
 
 
+def check_protocol(protocol: "EvaluationProtocol", frames: list) -> None:
+    """
+    Refuses a protocol that would count nothing of some evaluation frames, before anything is trained.
+
+    Raises:
+        ValueError: If it counts nothing of them, or its crop is made for another size.
+    """
+    import torch
+
+    from llm_mde.evaluation.matching import counted_pixels
+
+    counted = 0
+    for frame in frames:
+        try:
+            counted += int(counted_pixels(torch.tensor(frame.depth), protocol).sum())
+        except ValueError as error:
+            raise ValueError(f"`protocol` is {protocol.name!r}, which does not fit {frame.name!r}: {error}") from error
+    if frames and not counted:
+        raise ValueError(
+            f"`protocol` is {protocol.name!r}, and none of {len(frames)} evaluation frames has measured depth where "
+            f"it counts, between {protocol.min_depth:g} and {protocol.max_depth:g} m; pass another one, "
+            "--protocol_max_depth, or for a new model --max_depth."
+        )
+
+
 def _checkpoint_to_resume(arguments: DepthTrainingArguments) -> Path | None:
     from .trainer import last_complete_checkpoint
 
@@ -388,19 +382,26 @@ def _check_metric(arguments: DepthTrainingArguments) -> None:
         raise ValueError(f"`metric_for_best_model` is {name!r}; choose one of {', '.join(known)}.")
 
 
-def _refuse_to_overwrite(output_dir: Path, resumes: str | None, arguments: ModelArguments) -> None:
-    """Refuses to replace what an earlier run has left, and in any case the model that this one starts from."""
-    is_resumed = resumes is not None and resumes.lower() not in ("false", "no")
+def _refuse_to_overwrite(
+    output_dir: Path, checkpoint: Path | None, asked: str | None, arguments: ModelArguments
+) -> None:
+    """Refuses to replace what an earlier run has left, and in any case the model that this one starts from.
+
+    A base alone is of a run that was to be resumed before it had a checkpoint: it starts anew, with the same base.
+    """
+    is_asked = asked is not None and asked.lower() not in ("false", "no")
+    replaced = RESULT_FOLDERS if checkpoint is not None else ("base",) if is_asked else ()
     for folder in (output_dir / name for name in RESULT_FOLDERS):
         if arguments.model is not None and folder.is_dir() and folder.resolve() == Path(arguments.model).resolve():
             raise ValueError(
                 f"`output_dir` is {str(output_dir)!r}, which holds `model`, {arguments.model!r}, itself; give another "
                 "--output_dir, so that it is kept."
             )
-        if folder.exists() and not is_resumed:
+        if folder.exists() and folder.name not in replaced:
+            without = " and no checkpoint to go on from" if is_asked else ""
             raise ValueError(
-                f"`output_dir` is {str(output_dir)!r}, which holds {folder.name}/ of an earlier run; give another "
-                f"--output_dir, or remove {str(folder)!r} if you do not need it."
+                f"`output_dir` is {str(output_dir)!r}, which holds {folder.name}/ of an earlier run{without}; give "
+                f"another --output_dir, or remove {str(folder)!r} if you do not need it."
             )
 
 
@@ -440,4 +441,4 @@ def _some(frames, count: int) -> list:
     return [frames[index * len(frames) // count] for index in range(count)]
 
 
-__all__ = ["LOSS_FIELDS", "compose_from_encoders", "load_base", "train"]
+__all__ = ["LOSS_FIELDS", "check_protocol", "load_base", "train"]

@@ -14,7 +14,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, sort_checkpoints
 from transformers.utils import logging
 
-from llm_mde.evaluation import DepthMetrics
+from llm_mde.evaluation import DepthMetrics, get_protocol
 from llm_mde.hub.folders import is_of_disk
 
 from .arguments import DepthTrainingArguments, parameter_groups
@@ -39,10 +39,13 @@ class StreamingDepthMetrics:
 
     Args:
         max_depth (`float`, *optional*, defaults to 10.0): Metres; farther labels do not count.
+        alignment (`str`, *optional*, defaults to `"none"`): As of an [`EvaluationProtocol`]; `"median"` for models of
+            relative depth. What is aligned is clamped to the range, too.
     """
 
-    def __init__(self, max_depth: float = 10.0):
-        self.metrics = DepthMetrics(max_depth=max_depth)
+    def __init__(self, max_depth: float = 10.0, alignment: str = "none"):
+        protocol = get_protocol("plain", max_depth=max_depth, alignment=alignment, clamp=alignment != "none")
+        self.metrics = DepthMetrics(protocol=protocol)
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool = False) -> dict[str, float]:
         predicted_depth = prediction.predictions

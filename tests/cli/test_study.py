@@ -405,6 +405,23 @@ def test_zero_shots_on_real_frames(base, tmp_path):
     assert all(0 < float(row["abs_rel_mean"]) < 20 for row in table.values())
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--vision_model", "/no/such/encoder"], "/no/such/encoder"),
+        (["--from_scratch", "true", "--train_split", "val"], "which share frames, such as 'rgb/"),
+        (["--from_scratch", "true", "--protocol", "nyu-eigen"], "`protocol` is 'nyu-eigen', which does not fit"),
+        (["--from_scratch", "true", "--protocol_max_depth", "0.01"], "has measured depth where it counts"),
+    ],
+)
+def test_what_makes_a_study_worthless_is_refused_before_it_trains(flags, message, data, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        study("few-shot", tmp_path / "output", "--data", data, *flags)
+    assert exit_info.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "output" / "runs.jsonl").exists()
+
+
 def test_a_study_is_not_started_by_a_launcher(data, base, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit):
@@ -433,7 +450,7 @@ def test_the_list_of_studies_and_the_flags_of_each(capsys):
     [
         (["everything"], "there is no study 'everything'; choose one of few-shot"),
         (["few-shot"], "`data` is not given"),
-        (["few-shot", "--data", "x", "--vision_model", "/no/such/encoder"], "/no/such/encoder"),
+        (["few-shot", "--data", "x"], "`source` is 'x': no such folder"),
         (["few-shot", "--model", "x", "--from_scratch", "true"], "give one of the two"),
         (["few-shot", "--from_scratch", "true", "--method", "lora"], "`from_scratch` is true but `method` is 'lora'"),
         (["few-shot", "--method", "all"], "`method` is 'all'"),

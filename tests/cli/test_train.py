@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,10 +20,11 @@ import llm_mde.training
 from llm_mde.cli import main
 from llm_mde.cli.arguments import read_argument_file
 from llm_mde.hub import load_model_and_processor, write_adapter_folder, write_model_folder
-from llm_mde.processing import write_depth_png
+from llm_mde.processing import read_depth_png, write_depth_png
 from llm_mde.training import last_complete_checkpoint
+from llm_mde.training.encoders import compose_from_encoders
 from llm_mde.training.model_arguments import ModelArguments
-from llm_mde.training.run import LOSS_FIELDS, compose_from_encoders, load_base
+from llm_mde.training.run import LOSS_FIELDS, load_base
 from tests.conftest import ROOT, child_environment, make_pair
 from tests.training.conftest import make_frames
 
@@ -315,6 +317,82 @@ def test_what_an_earlier_run_has_left_is_not_replaced(name, data, tmp_path, caps
     assert (left / "model.safetensors").read_bytes() == before
 
 
+def scaled(data: Path, folder: Path, factor: float) -> Path:
+    """The same frames, so many times as far."""
+    (folder / "depth").mkdir(parents=True)
+    (folder / "rgb").symlink_to(data / "rgb")
+    for path in (data / "depth").iterdir():
+        write_depth_png(folder / "depth" / path.name, factor * read_depth_png(path))
+    return folder
+
+
+ONE_STEP = ("--recipe", "frozen", "--max_steps", "1", "--num_panel_frames", "0", "--report_to", "none")
+
+
+@pytest.mark.slow
+def test_a_model_is_measured_as_far_as_it_can_see(data, tmp_path):
+    streets = scaled(data, tmp_path / "streets", 12)
+    base = write_model_folder(tmp_path / "base", *make_pair(max_depth=80.0))
+    train(streets, tmp_path / "output", "--model", str(base), *ONE_STEP)
+    measured = json.loads((tmp_path / "output" / "evaluation" / "metrics.json").read_text())
+    assert (measured["protocol"]["name"], measured["metrics"]["num_images"]) == ("plain (max_depth=80.0)", 4)
+    flags = ("--model", str(base), *ONE_STEP, "--protocol_max_depth", "40")
+    train(streets, tmp_path / "nearer", *flags)
+    measured = json.loads((tmp_path / "nearer" / "evaluation" / "metrics.json").read_text())
+    assert measured["protocol"]["max_depth"] == 40
+
+
+@pytest.mark.slow
+def test_relative_depth_is_trained_and_measured_with_its_median_aligned(data, tmp_path):
+    base = write_model_folder(tmp_path / "base", *make_pair(depth_estimation_type="relative"))
+    train(data, tmp_path / "output", "--model", str(base), *ONE_STEP)
+    measured = json.loads((tmp_path / "output" / "evaluation" / "metrics.json").read_text())
+    assert measured["protocol"]["alignment"] == "median"
+    with (tmp_path / "output" / "learning_curve.csv").open() as lines:
+        curve = [float(row["eval_abs_rel"]) for row in csv.DictReader(lines) if row["eval_abs_rel"]]
+    assert curve[-1] == pytest.approx(measured["metrics"]["abs_rel"], rel=0.2)  # at two resolutions
+    assert "λ = 1" in (tmp_path / "output" / "model" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_frames_that_are_trained_on_and_measured_with_are_told(data, base, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("llm_mde"), "propagate", True)
+    train(data, tmp_path / "output", "--model", str(base), *ONE_STEP, "--train_split", "all")
+    assert "trained on and measured with, such as 'rgb/" in caplog.text
+    assert "trained on these very frames" in (tmp_path / "output" / "model" / "README.md").read_text()
+    caplog.clear()
+    train(data, tmp_path / "apart", "--model", str(base), *ONE_STEP)
+    assert "measured with" not in caplog.text
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_the_test_set_chooses_is_told(data, base, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("llm_mde"), "propagate", True)
+    for split, names in (("train", range(8)), ("test", range(8, 12))):
+        for kind in ("rgb", "depth"):
+            (tmp_path / "split" / split / kind).mkdir(parents=True)
+            for name in names:
+                shutil.copy(data / kind / f"{name}.png", tmp_path / "split" / split / kind)
+    flags = ("--model", str(base), *ONE_STEP, "--eval_split", "test")
+    train(tmp_path / "split", tmp_path / "chosen", *flags)
+    assert "no test any more" in caplog.text
+    caplog.clear()
+    once = ("--load_best_model_at_end", "false", "--eval_strategy", "no")
+    train(tmp_path / "split", tmp_path / "once", *flags, *once)
+    assert "no test any more" not in caplog.text
+
+
+def test_a_finished_model_is_not_replaced_for_want_of_a_checkpoint(data, base, tmp_path, capsys):
+    left = write_model_folder(tmp_path / "output" / "model", *make_pair())
+    before = (left / "model.safetensors").read_bytes()
+    with pytest.raises(SystemExit):
+        train(data, tmp_path / "output", "--model", str(base), *ONE_STEP, "--resume_from_checkpoint", "true")
+    assert "holds model/ of an earlier run and no checkpoint to go on from" in capsys.readouterr().err
+    assert (left / "model.safetensors").read_bytes() == before
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("max_depth", "warns"), [(2.5, True), (10.0, False)])
 def test_depth_beyond_the_models_reach_is_told(max_depth, warns, data, tmp_path, caplog, monkeypatch):
@@ -342,6 +420,17 @@ def test_depth_beyond_the_models_reach_is_told(max_depth, warns, data, tmp_path,
         (["--from_scratch", "true"], "`method` is 'lora'"),
         (["--from_scratch", "true", "--method", "full", "--model", "x"], "give one of the two"),
         (["--model", "x", "--quantization", "4bit"], "needs a CUDA GPU"),
+        (["--recipe", "full", "--vision_rank", "64"], "`vision_rank` is 64, but `method` is 'full', which makes no"),
+        (["--recipe", "frozen", "--lora_preset", "authors"], "`lora_preset` is 'authors', but `method` is 'frozen'"),
+        (["--model", "x", "--vision_model", "y"], "`vision_model` is 'y', but `model` is 'x', which has encoders of"),
+        (["--recipe", "from-scratch", "--language_model", "y"], "`language_model` is 'y', but `from_scratch` is True"),
+        (["--recipe", "from-scratch", "--model_revision", "v1"], "`model_revision` is 'v1' without `model`"),
+        (
+            ["--recipe", "from-scratch", "--protocol", "nyu-eigen"],
+            "`protocol` is 'nyu-eigen', which does not fit",
+        ),
+        (["--recipe", "from-scratch", "--max_depth", "0.1"], "none of 4 evaluation frames has measured depth"),
+        (["--protocol_max_depth", "-1"], "`max_depth`"),
         (["--resume_from_checkpoint", "/no/such/folder"], "is no folder"),
         (["--model", "/no/such/model"], "/no/such/model"),
         (["--vision_model", "/no/such/vit"], "`vision_model` is '/no/such/vit'"),

@@ -226,3 +226,17 @@ def test_two_processes_share_the_images_and_return_all_rows(tmp_path):
         assert per_image == alone
         seen.append(own)
     assert seen == [["rgb/0.png", "rgb/2.png", "rgb/4.png"], ["rgb/1.png", "rgb/3.png"]]
+
+
+def test_a_model_of_another_kind_is_measured_by_its_own_post_processing_alone():
+    from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
+
+    backbone = Dinov2Config(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, image_size=28, out_indices=[1, 2, 3, 4]
+    )
+    config = DepthAnythingConfig(
+        backbone_config=backbone, reassemble_hidden_size=16, neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8
+    )
+    model = DepthAnythingForDepthEstimation(config)
+    with pytest.raises(ValueError, match=r"`model` is of the type 'depth_anything', .* pass a `predict`"):
+        quietly(model, make_pair()[1], make_samples(1))

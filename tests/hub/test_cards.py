@@ -199,6 +199,10 @@ def test_frames_that_chose_the_weights_are_told_apart_from_new_ones():
     assert warning not in model_card(*pair, CardFacts(training=record, evaluations=[make_report(data="other")])).text
     last = replace(record, best=None)
     assert warning not in model_card(*pair, CardFacts(training=last, evaluations=[make_report()])).text
+    for split in (make_report().setting.split, "all"):
+        leaking = replace(record, data=replace(record.eval_data, split=split))
+        text = model_card(*pair, CardFacts(training=leaking, evaluations=[make_report()])).text
+        assert "The model was trained on these very frames" in text and warning not in text
 
 
 def test_no_card_has_gaps_folders_of_the_machine_or_tokens(tmp_path, monkeypatch, photograph):

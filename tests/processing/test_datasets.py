@@ -122,10 +122,12 @@ def test_a_photograph_is_turned_upright_and_its_depth_as_for_prediction(tmp_path
     depth = np.arange(1, 49, dtype=np.float32).reshape(6, 8) / 8
     depth = upright(depth, orientation) if is_upright else depth
     write_depth_png(tmp_path / "depth" / "1.png", depth)
-    sample = RGBDFolder(tmp_path, split=None)[0]
+    frames = RGBDFolder(tmp_path, split=None)
+    sample = frames[0]
     assert np.array_equal(np.asarray(sample.image), upright(photograph, orientation))
     expected = LLMMDEImageProcessor(do_resize=False)(path, depth, return_tensors="np")["labels"][0]
     assert np.array_equal(sample.depth, expected)
+    assert np.array_equal(frames.depth(0), expected)
 
 
 def as_text_of_png(path, photograph, key):

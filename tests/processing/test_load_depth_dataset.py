@@ -177,7 +177,7 @@ def test_an_index_with_a_wrong_scale_is_told_which_column_to_correct(tmp_path):
 def test_a_missing_package_is_named_with_what_to_install(tmp_path, monkeypatch):
     write_pairs(tmp_path, ["1"])
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ImportError, match=r"`datasets`: pip install llm-mde\[train\]"):
+    with pytest.raises(ImportError, match=r"`datasets`: pip install datasets"):
         load_depth_dataset(tmp_path, split=None)
 
 
