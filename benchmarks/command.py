@@ -15,7 +15,7 @@ from .sections import SECTIONS, Bench
 if TYPE_CHECKING:
     from .record import Results
 
-DEFAULT_OUTPUT = Path("benchmarks/results/speed")
+DEFAULT_OUTPUT = Path("outputs/speed")
 _ROUNDS, _QUICK_ROUNDS = 5, 2
 
 
@@ -76,7 +76,7 @@ def _compare(arguments: Sequence[str]) -> int:
 def _measure(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     for package in ("matplotlib", "peft"):
         if importlib.util.find_spec(package) is None:
-            raise ImportError(f"benchmarks need {package}: pip install llm-mde[dev].")
+            raise ImportError(f"benchmarks need {package}: pip install {package}.")
 
     import torch
     from transformers import logging

@@ -43,12 +43,13 @@ class Contender(Protocol):
 
 @dataclass(frozen=True)
 class Ours:
-    """LLM-MDE. `prompt_ids` are the tokens of each photograph's prompt."""
+    """LLM-MDE. `prompt_ids` are the tokens of each photograph's prompt, `lora_preset` is that of its training."""
 
     name: str
     config: LLMMDEConfig
     prompt_ids: tuple[int, ...]
     sizes: Mapping[str, Size] = field(default_factory=lambda: OUR_SIZES)
+    lora_preset: str = "default"
     reads_values = True
 
     def build(self) -> LLMMDEForDepthEstimation:

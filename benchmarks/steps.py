@@ -47,7 +47,8 @@ def prepare_training(contender: Contender) -> Training:
 
 @prepare_training.register
 def _(contender: Ours) -> Training:
-    model = prepare_for_training(contender.build(), "lora").train()
+    model = contender.build()
+    model = prepare_for_training(model, "lora", lora_config(model, contender.lora_preset)).train()
 
     def loss_of(inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
         return model(**inputs, labels=labels).loss

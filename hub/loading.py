@@ -166,12 +166,10 @@ def _weight_files(name: str, revision: str | None) -> list[str]:
 def _load_adapter(
     name: str, revision: str | None, dtype: torch.dtype | str | None
 ) -> tuple[LLMMDEForDepthEstimation, LLMMDEProcessor]:
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise ImportError(f"{name!r} is an adapter, which needs PEFT: pip install peft.") from error
+    adapter = AdapterFiles.find(name, revision=revision)  # refuses without PEFT
 
-    adapter = AdapterFiles.find(name, revision=revision)
+    from peft import PeftModel
+
     base, base_revision = adapter.config.get("base_model_name_or_path"), adapter.config.get("revision")
     if not base:
         raise ValueError(

@@ -40,6 +40,11 @@ def _peft():
     return importlib.import_module("peft")
 
 
+def _refuse_without_peft(name: str) -> None:
+    if not is_peft_available():
+        raise ImportError(f"{name!r} is an adapter, which needs PEFT: pip install peft.")
+
+
 @dataclasses.dataclass(frozen=True)
 class AdapterFiles:
     """An adapter on disk: its folder, its configuration, and of its weights names, shapes and metadata."""
@@ -60,10 +65,12 @@ class AdapterFiles:
             options: Of `HUB_OPTIONS`, for instance `revision`.
 
         Raises:
+            ImportError: If PEFT is not installed.
             OSError: If there is no adapter.
             ValueError: If it has no weights in safetensors, or one of its two files is damaged.
         """
         name, options = str(name), hub_options(options)
+        _refuse_without_peft(name)
         config = cached_file(name, ADAPTER_CONFIG_NAME, **options)
         commit = extract_commit_hash(config, None)  # both files of one commit, also when a new one is being made
         try:
@@ -155,7 +162,7 @@ def _read_config(name: str, file: str) -> dict:
         if not isinstance(config, dict):
             raise ValueError(f"it holds a {type(config).__name__}, not an object")
         kind = config.get("peft_type")
-        if is_peft_available() and kind not in list(_peft().PeftType):
+        if kind not in list(_peft().PeftType):
             raise ValueError(f"`peft_type` is {kind!r}, which PEFT {_peft().__version__} does not know")
     except ValueError as error:  # those of JSON and of UTF-8 are ValueErrors, too
         raise ValueError(
@@ -256,6 +263,7 @@ def at_pinned_base(config_class: type, name: str | os.PathLike | None, options: 
         `tuple[str, dict]`: The same two, for [`~PreTrainedModel.from_pretrained`] of Transformers.
 
     Raises:
+        ImportError: If it is an adapter and PEFT is not installed.
         ValueError: If the adapter's configuration is damaged or names no base.
     """
     adapter_options = dict(options.get("adapter_kwargs") or {})
@@ -267,11 +275,14 @@ def at_pinned_base(config_class: type, name: str | os.PathLike | None, options: 
     if adapter_options.get("subfolder") and os.path.isdir(inside):
         adapter = inside  # Transformers 5.17 looks for an adapter in no subfolder of a folder
         del adapter_options["subfolder"]
-    if adapter is None or not is_peft_available() or os.path.isfile(os.path.join(adapter, "config.json")):
+    if adapter is None or os.path.isfile(os.path.join(adapter, "config.json")):
         return name, options
+    if not is_peft_available() and not os.path.isdir(adapter):
+        return name, options  # a question to the Hub for an answer of no use
     file = find_adapter_config_file(str(adapter), **hub_options(adapter_options))
     if file is None:
         return name, options
+    _refuse_without_peft(str(adapter))
     named = _read_config(str(adapter), file)
     base, revision = named.get("base_model_name_or_path"), named.get("revision")
     if not isinstance(base, str) or not base:

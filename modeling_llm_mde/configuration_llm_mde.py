@@ -33,6 +33,7 @@ _POSITIONS_AFTER_PADDING = frozenset(
 )
 # timm families whose constructor takes `dynamic_img_size`, which interpolates their position embeddings.
 _TIMM_DYNAMIC_SIZE = ("deit", "eva02", "flexivit", "vit_")
+_TIMM_RELATIVE_POSITIONS = ("vit_relpos", "vit_srelpos")  # which have none to interpolate
 
 
 class LLMMDEConfig(PretrainedConfig):
@@ -66,7 +67,8 @@ class LLMMDEConfig(PretrainedConfig):
         max_prompt_length (`int`, *optional*):
             Most tokens a prompt may have. Positions of the language model beyond it are left to the patches; when a
             picture has more patches than that, they are average-pooled for the language model (not for the head).
-            Defaults to 128, or a quarter of the language model's positions if that is less. With BERT's 512 positions
+            Defaults to 128, or a quarter of the language model's positions if that is less, but to no less than the
+            default prompt has. With BERT's 512 positions
             pooling starts above 384 patches, for instance above 304 x 320 pixels at patch size 16.
         language_pooling (`int`, *optional*, defaults to 1):
             How many patches in each direction are averaged into one for the language model; the head always gets all
@@ -145,8 +147,8 @@ class LLMMDEConfig(PretrainedConfig):
     ):
         self.vision_config = _as_config(vision_config, "vision_config", default="vit")
         self.text_config = _as_config(text_config, "text_config", default="bert")
-        _prepare_vision_config(self.vision_config)
-        _prepare_text_config(self.text_config)
+        prepare_vision_config(self.vision_config)
+        prepare_text_config(self.text_config)
 
         self.num_prototypes = num_prototypes
         self.prototype_parametrization = prototype_parametrization
@@ -157,7 +159,10 @@ class LLMMDEConfig(PretrainedConfig):
         self.default_prompt = default_prompt
         self.default_prompt_ids = default_prompt_ids
         if default_prompt_ids is None:
-            self.default_prompt_ids = self._fallback_prompt_ids(default_prompt)
+            ids = self._fallback_prompt_ids(default_prompt)
+            if max_prompt_length is not None and len(ids) > max_prompt_length > 1:
+                ids = [*ids[: max_prompt_length - 1], ids[-1]]  # as a tokenizer cuts, before the last token
+            self.default_prompt_ids = ids
         if max_prompt_length is None:
             max_prompt_length = max(1, min(128, (self.max_language_positions or 512) // 4))
             max_prompt_length = max(max_prompt_length, len(self.default_prompt_ids))
@@ -173,7 +178,7 @@ class LLMMDEConfig(PretrainedConfig):
         self.relative_weight = relative_weight
         self.initializer_range = initializer_range
         self.format_version = format_version
-        self._check_fields()
+        self.check()
 
         # Seeds what `save_pretrained` writes, so that every Auto class and the pipeline find the files that travel.
         model = "modeling_llm_mde.LLMMDEForDepthEstimation"
@@ -198,8 +203,13 @@ class LLMMDEConfig(PretrainedConfig):
 
     @property
     def word_embedding_size(self) -> int:
-        """Width of the language model's word embeddings (differs from its hidden size in ALBERT and ELECTRA)."""
-        return getattr(self.text_config, "embedding_size", None) or self.text_config.hidden_size
+        """Width of the language model's word embeddings (differs from its hidden size in ALBERT, ELECTRA and OPT)."""
+        return getattr(self.text_config, "embedding_size", None) or self.language_state_size
+
+    @property
+    def language_state_size(self) -> int:
+        """Width of the language model's last states, which OPT projects back to that of its words."""
+        return getattr(self.text_config, "word_embed_proj_dim", None) or self.text_config.hidden_size
 
     @property
     def max_language_positions(self) -> int | None:
@@ -232,7 +242,13 @@ class LLMMDEConfig(PretrainedConfig):
         first_token = getattr(text_config, "bos_token_id", None)
         return [first_token if first_token is not None and 0 <= first_token < text_config.vocab_size else 0]
 
-    def _check_fields(self) -> None:
+    def check(self) -> None:
+        """Refuses values that no model can be built with.
+
+        Raises:
+            ValueError: If a field has one; it names the field and what it may be.
+        """
+
         def refuse(name: str, allowed: str) -> None:
             raise ValueError(f"`{name}` is {getattr(self, name)!r}; it must be {allowed}.")
 
@@ -326,17 +342,19 @@ def _as_config(config: PretrainedConfig | dict | None, name: str, default: str) 
     return config
 
 
-def _prepare_vision_config(config: PretrainedConfig) -> None:
+def prepare_vision_config(config: PretrainedConfig) -> None:
     """Leaves out the pooling head, which depth does not read, and lets timm encoders take any image size."""
     if hasattr(config, "vision_use_head"):
         config.vision_use_head = False
     if config.model_type == "timm_wrapper":
         config.do_pooling = False
-        if config.architecture.startswith(_TIMM_DYNAMIC_SIZE):
+        if config.architecture.startswith(_TIMM_DYNAMIC_SIZE) and not config.architecture.startswith(
+            _TIMM_RELATIVE_POSITIONS
+        ):
             config.model_args = {"dynamic_img_size": True, **(config.model_args or {})}
 
 
-def _prepare_text_config(config: PretrainedConfig) -> None:
+def prepare_text_config(config: PretrainedConfig) -> None:
     if config.is_encoder_decoder:
         raise ValueError(
             f"`text_config` is {config.model_type!r}, an encoder-decoder; choose an encoder (BERT, RoBERTa, "
@@ -345,4 +363,4 @@ def _prepare_text_config(config: PretrainedConfig) -> None:
     config.use_cache = False  # one pass over the whole sequence: there are no past keys to keep
 
 
-__all__ = ["LLMMDEConfig"]
+__all__ = ["LLMMDEConfig", "prepare_text_config", "prepare_vision_config"]

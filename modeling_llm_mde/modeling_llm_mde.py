@@ -20,7 +20,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple, logging, output_capturing
 
 from .adapters_llm_mde import AdapterMixin
-from .configuration_llm_mde import LLMMDEConfig
+from .configuration_llm_mde import LLMMDEConfig, prepare_text_config, prepare_vision_config
 from .depth_head_llm_mde import LLMMDEDepthHead, LLMMDEDepthLogits, map_to_tokens, resize_map, tokens_to_map
 from .loss_llm_mde import relative_loss, silog_loss
 from .pipeline_llm_mde import LLMMDEDepthEstimationPipeline  # noqa: F401 (so that saving copies it beside the weights)
@@ -90,6 +90,11 @@ class VisionLayout:
                     "one token per patch; choose a ViT, such as 'vit_base_patch16_224'."
                 )
             patch_height, patch_width = timm_model.patch_embed.patch_size
+            if hasattr(timm_model.patch_embed, "backbone"):
+                raise ValueError(
+                    f"`vision_config.architecture` is {config.architecture!r}, whose patches are not of the image but "
+                    "of the maps of a CNN in front; choose a plain ViT, such as 'vit_base_patch16_224'."
+                )
             return cls(timm_model.num_features, len(timm_model.blocks), 3, patch_height, patch_width)
         missing = [name for name in ("hidden_size", "num_hidden_layers", "patch_size") if not hasattr(config, name)]
         if missing:
@@ -141,8 +146,10 @@ def largest_grid(grid: tuple[int, int], max_patches: int | None) -> tuple[int, i
     if max_patches is None or rows * columns <= max_patches:
         return grid
     shrink = math.sqrt(max_patches / (rows * columns))
-    low_rows, low_columns = max(1, int(rows * shrink)), max(1, int(columns * shrink))
-    candidates = [(r, min(columns, low_columns + 1, max_patches // r)) for r in (low_rows, low_rows + 1) if r <= rows]
+    most_rows = min(rows, max_patches)  # with one column
+    low_rows, low_columns = min(most_rows, max(1, int(rows * shrink))), max(1, int(columns * shrink))
+    fitting = (r for r in (low_rows, low_rows + 1) if r <= most_rows)
+    candidates = [(r, min(columns, low_columns + 1, max_patches // r)) for r in fitting]
     return max(candidates, key=lambda cells: cells[0] * cells[1])
 
 
@@ -199,6 +206,7 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
     """
 
     def __init__(self, config: LLMMDEConfig):
+        config.check()  # once more: `from_pretrained` sets fields after the configuration was made
         super().__init__(config)
         self.vision_tower = _encoder_from_config(config.vision_config)
         self.language_model = _encoder_from_config(config.text_config)
@@ -220,7 +228,7 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
         self.depth_head = LLMMDEDepthHead(
             sizes,
             layout.hidden_size,
-            config.text_config.hidden_size,
+            config.language_state_size,
             num_channels=layout.num_channels,
             has_output_norm=config.format_version >= 2,
         )
@@ -250,7 +258,8 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
             [`LLMMDEForDepthEstimation`]: In evaluation mode.
 
         Raises:
-            ValueError: If a keyword is no field of [`LLMMDEConfig`].
+            ValueError: If a keyword is no field of [`LLMMDEConfig`], or a checkpoint has not all weights of its
+                encoder.
         """
         fields = inspect.signature(LLMMDEConfig).parameters.keys() - {"kwargs", "vision_config", "text_config"}
         unknown = sorted(overrides.keys() - fields)
@@ -276,6 +285,18 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
+
+    def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
+        """As in Transformers; in the map from words to prototypes (`vocabulary`) words that are new count for nothing
+        at first, so that the prototypes stay."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        self.text_prototypes.resize_vocabulary(self.config, embeddings.num_embeddings)
+        return embeddings
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs) -> None:
+        super()._set_gradient_checkpointing(enable, *args, **kwargs)
+        if self.config.vision_config.model_type == "timm_wrapper":  # which has its own way
+            self.vision_tower._set_gradient_checkpointing(enable)
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False):
         """As in PyTorch, but also takes the names that `save_pretrained` writes, which for some encoders are older.
@@ -361,7 +382,7 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
         language_grid = grid_for_language(grid, self.config)
         if language_grid != grid:
             last_patches = map_to_tokens(F.adaptive_avg_pool2d(tokens_to_map(last_patches, grid), language_grid))
-        prototypes = self.text_prototypes(self.word_basis(self.get_input_embeddings().weight))
+        prototypes = self.text_prototypes(self.word_basis(self._words_of_basis()))
         patches, prototype_attentions = self.reprogramming(
             last_patches, prototypes, output_attentions=output_attentions or bool(output_prototype_attentions)
         )
@@ -386,6 +407,11 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
             language_model_output=language_outputs if output_hidden_states or output_attentions else None,
             prototype_attentions=prototype_attentions,
         )
+
+    def _words_of_basis(self) -> Tensor | None:
+        """The word embeddings where the basis is made of them; elsewhere they may lie on a disk meanwhile."""
+        is_compact = self.config.prototype_parametrization == "compact"
+        return None if is_compact else self.get_input_embeddings().weight
 
     def _see(self, pixel_values: Tensor, output_attentions: bool, output_hidden_states: bool) -> ModelOutput:
         """The vision encoder's states, all of them or those that the head reads; position embeddings are interpolated
@@ -527,11 +553,12 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
         word_embeddings = self.get_input_embeddings().weight
         old, prototypes = self.text_prototypes, self.text_prototypes(self.word_basis(word_embeddings))
         q, r = embedding_basis(word_embeddings)
-        self.config.prototype_parametrization = parametrization
-        self.word_basis = LLMMDEWordBasis(self.config, old.vocab_size).to(old.weight)
-        self.word_basis.reset_parameters(word_embeddings)
-        self.text_prototypes = LLMMDETextPrototypes(self.config, old.vocab_size).to(old.weight)
         in_basis = weights_in_basis(prototypes, r)  # A, whichever way the prototypes were written before
+        vocab_size = word_embeddings.shape[0]
+        self.config.prototype_parametrization = parametrization
+        self.word_basis = LLMMDEWordBasis(self.config, vocab_size).to(old.weight)
+        self.word_basis.reset_parameters(word_embeddings)
+        self.text_prototypes = LLMMDETextPrototypes(self.config, vocab_size).to(old.weight)
         self.text_prototypes.weight.copy_(in_basis if parametrization == "compact" else in_basis @ q.T)
         self.train(self.training)
         return self
@@ -594,8 +621,17 @@ def _encoder_from_pretrained(name: str, part: str, dtype: torch.dtype) -> PreTra
     """One encoder of a checkpoint; of CLIP, SigLIP and other pairs the tower named by `part`."""
     config = AutoConfig.from_pretrained(name)
     config = getattr(config, part, config)
+    (prepare_vision_config if part == "vision_config" else prepare_text_config)(config)
     model_class = MODEL_MAPPING[type(config)]
-    return model_class.from_pretrained(name, config=config, dtype=dtype, **_without_pooler(config))
+    options = {"dtype": dtype, "output_loading_info": True, **_without_pooler(config)}
+    encoder, info = model_class.from_pretrained(name, config=config, **options)
+    if info["missing_keys"]:
+        raise ValueError(
+            f"`{part.removesuffix('_config')}` is {name!r}, which has no weights for {len(info['missing_keys'])} of a "
+            f"{model_class.__name__}, such as {min(info['missing_keys'])!r}: they would be random. Save that part of "
+            "it on its own with `save_pretrained`, and pass the folder."
+        )
+    return encoder
 
 
 def _without_pooler(config) -> dict[str, bool]:
@@ -614,7 +650,14 @@ def _spell_default_prompt(text: str, overrides: dict) -> list[int] | None:
     except (OSError, ValueError) as error:
         logger.warning(f"`text` {text!r} has no tokenizer, so the default prompt cannot be spelled: {error}")
         return None
-    return tokenizer(default_prompt)["input_ids"]
+    most = overrides.get("max_prompt_length")
+    limit = {} if most is None else {"truncation": True, "max_length": most}
+    ids = tokenizer(default_prompt, **limit)["input_ids"]
+    # Where a folder has no tokenizer, Transformers 5.23 makes one up that knows special tokens alone.
+    if not set(ids) - set(tokenizer.all_special_ids):
+        logger.warning(f"`text` {text!r} has a tokenizer that knows no word of the default prompt.")
+        return None
+    return ids
 
 
 __all__ = ["LLMMDEDepthEstimatorOutput", "LLMMDEForDepthEstimation", "LLMMDEPreTrainedModel"]

@@ -6,6 +6,8 @@ from PIL import Image
 from transformers.modeling_outputs import DepthEstimatorOutput
 from transformers.pipelines.depth_estimation import DepthEstimationPipeline
 
+_OPTIONS = ("text", "prompt", "camera", "timeout")
+
 
 class LLMMDEDepthEstimationPipeline(DepthEstimationPipeline):
     """
@@ -43,6 +45,7 @@ class LLMMDEDepthEstimationPipeline(DepthEstimationPipeline):
                 sizes, read as the image processor reads them: 16 bits stay, transparent pixels are laid over white.
             text (`str`, *optional*): What kind of scene to expect, instead of the processor's dataset sentence.
             prompt (`str`, *optional*): A complete prompt, instead of the one written for each image.
+            camera (`str`, *optional*): A sentence about the camera, for models that were trained with such.
             timeout (`float`, *optional*): Seconds to wait for an image from the web.
 
         Returns:
@@ -51,18 +54,21 @@ class LLMMDEDepthEstimationPipeline(DepthEstimationPipeline):
             `prompt` (`str`).
 
         Raises:
-            ValueError: If an image cannot be read, naming `images` and the image.
+            ValueError: If an image cannot be read, naming `images` and the image, or an option is unknown.
         """
+        unknown = sorted(kwargs.keys() - {*_OPTIONS, "images", "parameters", "batch_size", "num_workers"})
+        if unknown:
+            raise ValueError(f"`{unknown[0]}` is no option of this pipeline; it has {', '.join(_OPTIONS)}.")
         return super().__call__(inputs, **kwargs)
 
-    def _sanitize_parameters(self, timeout=None, text=None, prompt=None, parameters=None, **kwargs):
-        given = {"timeout": timeout, "text": text, "prompt": prompt, **(parameters or {})}
+    def _sanitize_parameters(self, parameters=None, **kwargs):
+        given = {name: kwargs.get(name) for name in _OPTIONS} | (parameters or {})
         return {name: value for name, value in given.items() if value is not None}, {}, {}
 
-    def preprocess(self, image, timeout=None, text=None, prompt=None):
+    def preprocess(self, image, timeout=None, text=None, prompt=None, camera=None):
         image = self.processor.image_processor.fetch_images(image, timeout)
         options = {"return_prompt": True, "return_original_sizes": True, "return_tensors": "pt"}
-        inputs = self.processor(images=image, text=text, prompt=prompt, **options).to(self.dtype)
+        inputs = self.processor(images=image, text=text, prompt=prompt, camera=camera, **options).to(self.dtype)
         if len(inputs["original_sizes"]) != 1:
             raise ValueError(
                 f"`images` contains an array of {len(inputs['original_sizes'])} images; pass them as a list."

@@ -102,8 +102,9 @@ class LLMMDEWordBasis(nn.Module):
         self.requires_grad_(False)
         return super().train(mode)
 
-    def forward(self, word_embeddings: Tensor) -> Tensor:
-        """The basis, `(rank, d)`, of `(vocabulary, d)` word embeddings; no gradient reaches them through it."""
+    def forward(self, word_embeddings: Tensor | None) -> Tensor:
+        """The basis, `(rank, d)`, of `(vocabulary, d)` word embeddings, which `compact` does not read; no gradient
+        reaches them through it."""
         return word_embeddings.detach() if self.weight is None else self.weight
 
 
@@ -126,6 +127,14 @@ class LLMMDETextPrototypes(nn.Module):
     def reset_parameters(self) -> None:
         # The variance of PyTorch's linear layer over all words; the same for A, as the columns of Q are orthonormal.
         init.normal_(self.weight, mean=0.0, std=1.0 / math.sqrt(3 * self.vocab_size))
+
+    @torch.no_grad()
+    def resize_vocabulary(self, config: LLMMDEConfig, vocab_size: int) -> None:
+        """Takes over a number of words; a map from all of them gets columns of zeros, or loses its last ones."""
+        if config.prototype_parametrization == "vocabulary":
+            weight = F.pad(self.weight, (0, vocab_size - self.weight.shape[1]))
+            self.weight = nn.Parameter(weight, requires_grad=self.weight.requires_grad)
+        self.vocab_size = vocab_size
 
     def forward(self, basis: Tensor) -> Tensor:
         """Prototypes of shape `(num_prototypes, d)` from the `(rank, d)` word basis."""

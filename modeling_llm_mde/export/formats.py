@@ -64,7 +64,7 @@ def find_format(name: str, int8: bool = False) -> ExportFormat:
     wanted = (*found.packages, *(found.int8_packages if int8 else ()))
     missing = [package for package in wanted if importlib.util.find_spec(package) is None]
     if missing:
-        raise ImportError(f"`format` {name!r} needs {', '.join(missing)}: pip install 'llm-mde[export]'.")
+        raise ImportError(f"`format` {name!r} needs {', '.join(missing)}: pip install {' '.join(missing)}.")
     return found
 
 

@@ -26,10 +26,10 @@ def test_eight_bits_are_refused_where_there_are_none():
     ("name", "int8", "missing"),
     [("onnx", False, "onnxscript"), ("openvino", False, "openvino"), ("openvino", True, "nncf")],
 )
-def test_a_missing_package_is_named_with_the_extra_that_brings_it(name, int8, missing, monkeypatch):
+def test_a_missing_package_is_named_with_what_to_install(name, int8, missing, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else found(name) or True)
-    with pytest.raises(ImportError, match=rf"`format` '{name}' needs {missing}: pip install 'llm-mde\[export\]'"):
+    with pytest.raises(ImportError, match=rf"`format` '{name}' needs {missing}: pip install {missing}"):
         find_format(name, int8)
 
 

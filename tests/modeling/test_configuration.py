@@ -107,3 +107,8 @@ def test_an_encoder_decoder_is_refused():
 def test_an_unknown_vocabulary_gets_a_prompt_of_one_token():
     config = LLMMDEConfig(ViTConfig(), BertConfig(vocab_size=50))
     assert config.default_prompt_ids == [0]
+
+
+def test_a_short_prompt_length_cuts_the_default_prompt_as_a_tokenizer_does():
+    whole = LLMMDEConfig().default_prompt_ids
+    assert LLMMDEConfig(max_prompt_length=16).default_prompt_ids == [*whole[:15], whole[-1]]

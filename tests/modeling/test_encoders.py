@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import (
     AlbertConfig,
+    AutoModel,
     BertConfig,
     DeiTConfig,
     Dinov2Config,
@@ -66,6 +67,16 @@ LANGUAGE = {
         ffn_dim=37,
         max_position_embeddings=64,
     ),
+    "opt-projected": OPTConfig(  # as opt-350m
+        vocab_size=VOCAB_SIZE,
+        hidden_size=32,
+        word_embed_proj_dim=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        ffn_dim=37,
+        max_position_embeddings=64,
+        do_layer_norm_before=False,
+    ),
     "llama": LlamaConfig(**ROTARY),
     "qwen2": Qwen2Config(**LM, num_key_value_heads=1, max_position_embeddings=64),
     "qwen3": Qwen3Config(**ROTARY),
@@ -107,6 +118,46 @@ def test_a_vision_encoder_survives_saving_and_loading(name, pixel_values, tmp_pa
     loaded = LLMMDEForDepthEstimation.from_pretrained(tmp_path)
     with torch.no_grad():
         assert torch.equal(loaded(pixel_values).predicted_depth, model(pixel_values).predicted_depth)
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_a_composed_vision_encoder_is_the_one_that_is_saved(name, pixel_values, tmp_path):
+    AutoModel.from_config(VISION[name]).save_pretrained(tmp_path / "vision")
+    AutoModel.from_config(LANGUAGE["bert"]).save_pretrained(tmp_path / "text")
+    model = LLMMDEForDepthEstimation.from_vision_text_pretrained(
+        str(tmp_path / "vision"), str(tmp_path / "text"), num_prototypes=10, default_prompt_ids=[2]
+    )
+    model.save_pretrained(tmp_path / "both")
+    loaded, info = LLMMDEForDepthEstimation.from_pretrained(tmp_path / "both", output_loading_info=True)
+    assert not info["unexpected_keys"] and not info["missing_keys"]
+    with torch.no_grad():
+        for image in (pixel_values, torch.randn(1, 3, 24, 56)):
+            assert torch.equal(loaded(image).predicted_depth, model(image).predicted_depth)
+
+
+def test_gradient_checkpointing_reaches_an_encoder_of_timm():
+    model = make_model(vision_config=VISION["timm"])
+    timm_model = model.vision_tower.timm_model
+    assert not timm_model.grad_checkpointing
+    model.gradient_checkpointing_enable()
+    assert timm_model.grad_checkpointing
+    model.gradient_checkpointing_disable()
+    assert not timm_model.grad_checkpointing
+
+
+def test_an_encoder_of_timm_with_relative_positions_is_built_at_its_own_size():
+    options = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2}
+    model = make_model(
+        vision_config=TimmWrapperConfig(architecture="vit_relpos_small_patch16_224", model_args=options)
+    )
+    with torch.no_grad():
+        assert model(torch.randn(1, 3, 32, 32)).predicted_depth.shape == (1, 32, 32)
+
+
+def test_an_encoder_of_timm_behind_a_cnn_is_refused():
+    options = {"embed_dim": 32, "depth": 2, "num_heads": 2}
+    with pytest.raises(ValueError, match="of the maps of a CNN"):
+        make_model(vision_config=TimmWrapperConfig(architecture="vit_tiny_r_s16_p8_224", model_args=options))
 
 
 @pytest.mark.parametrize("name", LANGUAGE)

@@ -1,6 +1,7 @@
 """The whole model: inputs, outputs, precision, compilation, and the defects of the authors' release."""
 
 import copy
+import logging
 import math
 
 import pytest
@@ -260,6 +261,7 @@ def test_a_layer_the_encoder_does_not_have_is_refused():
         ((30, 40), 384, (17, 22)),
         ((30, 40), None, (30, 40)),
         ((2, 100), 10, (1, 10)),
+        ((100, 2), 10, (10, 1)),
         ((3, 3), 1, (1, 1)),
         ((20, 20), 400, (20, 20)),
     ],
@@ -461,7 +463,31 @@ def test_a_device_map_spreads_the_model(model, pixel_values, prompts, tmp_path):
     torch.testing.assert_close(depth_of(loaded, pixel_values, **prompts), depth_of(model, pixel_values, **prompts))
 
 
+@pytest.mark.parametrize("part", ["vision_tower", "language_model", "depth_head"])
+def test_a_part_may_lie_on_a_disk(part, model, pixel_values, prompts, tmp_path):
+    pytest.importorskip("accelerate")
+    model.save_pretrained(tmp_path / "model")
+    device_map = {name: "cpu" for name, _ in model.named_children()} | {part: "disk"}
+    options = {"device_map": device_map, "offload_folder": tmp_path / "offload"}
+    loaded = LLMMDEForDepthEstimation.from_pretrained(tmp_path / "model", **options)
+    assert torch.equal(depth_of(loaded, pixel_values, **prompts), depth_of(model, pixel_values, **prompts))
+
+
 # ---------------------------------------------------------------------------------------------- save and load
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"max_depth": -3.0}, "`max_depth` is -3.0"),
+        ({"depth_estimation_type": "relativ"}, "`depth_estimation_type` is 'relativ'"),
+        ({"language_pooling": 0}, "`language_pooling` is 0"),
+    ],
+)
+def test_fields_that_are_set_while_loading_are_checked_as_well(overrides, message, model, tmp_path):
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        LLMMDEForDepthEstimation.from_pretrained(tmp_path, **overrides)
 
 
 def test_saved_and_loaded_gives_the_same_bits(model, pixel_values, prompts, tmp_path):
@@ -538,6 +564,52 @@ def test_the_image_tower_of_a_pair_is_taken_from_its_checkpoint(tmp_path, pixel_
         pair.vision_model.embeddings.patch_embedding.weight,
     )
     assert depth_of(model, pixel_values).shape == (2, 32, 32)
+    # The pooling head is neither run nor saved.
+    model.save_pretrained(tmp_path / "both")
+    loaded, info = LLMMDEForDepthEstimation.from_pretrained(tmp_path / "both", output_loading_info=True)
+    assert not info["unexpected_keys"] and not info["missing_keys"]
+    assert torch.equal(depth_of(loaded, pixel_values), depth_of(model, pixel_values))
+
+
+def test_a_checkpoint_of_which_an_encoder_would_stay_random_is_refused(tmp_path):
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    text = LlamaConfig(
+        vocab_size=50,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=37,
+        max_position_embeddings=64,
+    )
+    seen = CLIPVisionConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=37,
+        image_size=32,
+        patch_size=8,
+    )
+    config = LlavaConfig(text_config=text, vision_config=seen, image_token_index=5)
+    LlavaForConditionalGeneration(config).save_pretrained(tmp_path / "llava")
+    ViTModel(make_config().vision_config).save_pretrained(tmp_path / "vit")
+    with pytest.raises(ValueError, match=r"`text` is .*llava', which has no weights for .* would be random"):
+        LLMMDEForDepthEstimation.from_vision_text_pretrained(str(tmp_path / "vit"), str(tmp_path / "llava"))
+    with pytest.raises(ValueError, match=r"`vision` is .*llava'"):
+        LLMMDEForDepthEstimation.from_vision_text_pretrained(str(tmp_path / "llava"), str(tmp_path / "vit"))
+
+
+def test_a_language_model_without_words_gets_no_prompt_made_of_special_tokens(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("llm_mde"), "propagate", True)
+    config = make_config()
+    ViTModel(config.vision_config).save_pretrained(tmp_path / "vit")
+    BertModel(config.text_config).save_pretrained(tmp_path / "bert")
+    model = LLMMDEForDepthEstimation.from_vision_text_pretrained(
+        str(tmp_path / "vit"), str(tmp_path / "bert"), num_prototypes=3
+    )
+    assert len(model.config.default_prompt_ids) == 1
+    assert "knows no word of the default prompt" in caplog.text or "has no tokenizer" in caplog.text
 
 
 def test_a_new_part_missing_from_a_checkpoint_is_initialised(tmp_path, pixel_values):

@@ -373,3 +373,20 @@ def test_a_memo_keeps_no_second_copy_of_a_large_input(dtype, monkeypatch):
         large.data[[0, 1]] = large[[1, 0]].clone()  # the same numbers in another order
         (total,) = memo(lambda: (large[0].sum(),), [small, large])
     assert total == large[0].sum()
+
+
+@pytest.mark.parametrize("vocab_size", [120, 90])
+@pytest.mark.parametrize("parametrization", ["compact", "vocabulary"])
+def test_words_may_be_added_or_taken_away(parametrization, vocab_size, pixel_values, tmp_path):
+    model = make_model(prototype_parametrization=parametrization, default_prompt_ids=[2, 7])
+    with torch.no_grad():
+        before = model(pixel_values).predicted_depth
+        model.resize_token_embeddings(vocab_size)
+        resized = model(pixel_values).predicted_depth
+        if parametrization == "compact" or vocab_size > 99:  # the map from words loses what it made of the last ones
+            torch.testing.assert_close(resized, before)
+        model.save_pretrained(tmp_path)
+        assert torch.equal(LLMMDEForDepthEstimation.from_pretrained(tmp_path)(pixel_values).predicted_depth, resized)
+        other = "vocabulary" if parametrization == "compact" else "compact"
+        model.convert_prototypes(other)
+        torch.testing.assert_close(model(pixel_values).predicted_depth, resized, rtol=0, atol=1e-4)

@@ -161,3 +161,13 @@ def test_real_photographs_of_every_mode_get_depth_at_their_upright_size(estimate
         assert result["predicted_depth"].shape == upright.size[::-1], path
         assert result["predicted_depth"].isfinite().all()
         assert result["depth"].size == upright.size
+
+
+def test_a_sentence_about_the_camera_reaches_the_prompt(estimate):
+    said = estimate(PHOTOS[0], camera="focal length 519 pixels")["prompt"]
+    assert "519" in said and "519" not in estimate(PHOTOS[0])["prompt"]
+
+
+def test_an_option_that_nothing_would_read_is_refused(estimate):
+    with pytest.raises(ValueError, match="`txt` is no option of this pipeline; it has text, prompt, camera, timeout"):
+        estimate(PHOTOS[0], txt="A kitchen.")
