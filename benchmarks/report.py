@@ -61,7 +61,10 @@ def _finding_cells(target: Target, finding: Finding) -> list[str]:
     if finding.value is None:
         return [f"not measured: {finding.reason}", "", ""]
     quartiles = "" if finding.spread is None else f"{_number(finding.spread.low)} to {_number(finding.spread.high)}"
-    return [f"{_number(finding.value)} {target.unit}", quartiles, "yes" if target.is_met(finding) else "**no**"]
+    verdict = "yes" if target.is_met(finding) else "**no**"
+    if target.is_undecided(finding):
+        verdict += ", within its quartiles"
+    return [f"{_number(finding.value)} {target.unit}", quartiles, verdict]
 
 
 def section_parts(record: SectionRecord) -> list[str]:

@@ -35,6 +35,10 @@ class Target:
     def is_met(self, finding: Finding) -> bool | None:
         return None if finding.value is None else finding.value <= self.limit
 
+    def is_undecided(self, finding: Finding) -> bool:
+        """Whether the quartiles of what was measured lie on both sides of the limit."""
+        return finding.spread is not None and finding.spread.low <= self.limit < finding.spread.high
+
 
 @dataclass(frozen=True)
 class _Place:

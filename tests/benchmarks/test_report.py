@@ -81,6 +81,8 @@ def test_targets_are_met_or_not_by_the_ratio_of_the_rounds():
     slow = [Row(SETTING, PAPER, seconds=[3.0, 30.0, 4.5]), ROWS[1]]
     line = target_line(make_results(inference=slow), words)
     assert "| <= 1.15 x | 1.5 x | 1.5 to 1.5 | **no** |" in line
+    uneven = [Row(SETTING, PAPER, seconds=[2.0, 22.4, 3.6]), ROWS[1]]  # 1, 1.12 and 1.2 times
+    assert target_line(make_results(inference=uneven), words).endswith("| yes, within its quartiles |")
 
 
 def test_targets_without_a_measurement_say_why():
