@@ -65,7 +65,7 @@ class ColumnReader(DepthReader):
 
     def read_orientation(self, row: "pyarrow.Table") -> int:
         cell = _cell(row, self.image_column)
-        if not isinstance(cell, dict) or cell["bytes"] is cell.get("path") is None:
+        if not isinstance(cell, dict) or (cell["bytes"] is None and cell.get("path") is None):
             return 1
         return stored_orientation(_encoded(cell))
 

@@ -24,13 +24,16 @@ def shared_frame(trained: Frames, trained_data: Any, measured: Frames, measured_
     if not all(isinstance(frames.reader, FileReader) for frames in (trained, measured)):
         same_data = (trained_data.data, trained_data.data_config) == (measured_data.data, measured_data.data_config)
         return next(iter(set(trained.names) & set(measured.names)), None) if same_data else None
-    by_name: dict[str, list[Path]] = {}
+    photographs = _photographs(measured)
+    wanted = {path.name for path in photographs}
+    by_look: dict[tuple[str, int], list[Path]] = {}  # in raw NYU, a name stands in hundreds of folders
     for path in _photographs(trained):
-        by_name.setdefault(path.name, []).append(path)
-    for name, path in zip(measured.names, _photographs(measured), strict=True):
-        for other in by_name.get(path.name, []):
-            if path == other or filecmp.cmp(path, other, shallow=False):  # of files of one size alone
-                return name
+        if path.name in wanted:
+            by_look.setdefault((path.name, path.stat().st_size), []).append(path)
+    for name, path in zip(measured.names, photographs, strict=True):
+        alike = by_look.get((path.name, path.stat().st_size), [])
+        if any(path == other or filecmp.cmp(path, other, shallow=False) for other in alike):
+            return name
     return None
 
 

@@ -46,6 +46,8 @@ SPECIAL_TOKENS = {"vit": 1, "deit": 2, "dinov2": 1, "dinov2-registers": 5, "sigl
 
 LM = dict(vocab_size=VOCAB_SIZE, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=37)
 ROTARY = dict(**LM, num_key_value_heads=1, head_dim=16, max_position_embeddings=64)
+OPT = {name: value for name, value in LM.items() if name != "intermediate_size"}
+OPT |= {"ffn_dim": 37, "max_position_embeddings": 64}
 LANGUAGE = {
     "bert": BertConfig(**LM, max_position_embeddings=64),
     "distilbert": DistilBertConfig(
@@ -58,25 +60,8 @@ LANGUAGE = {
     "albert": AlbertConfig(**LM, embedding_size=16, max_position_embeddings=64),
     "electra": ElectraConfig(**LM, embedding_size=16, max_position_embeddings=64),
     "gpt2": GPT2Config(vocab_size=VOCAB_SIZE, n_embd=32, n_layer=2, n_head=2, n_positions=64, bos_token_id=1),
-    "opt": OPTConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=32,
-        word_embed_proj_dim=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        ffn_dim=37,
-        max_position_embeddings=64,
-    ),
-    "opt-projected": OPTConfig(  # as opt-350m
-        vocab_size=VOCAB_SIZE,
-        hidden_size=32,
-        word_embed_proj_dim=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        ffn_dim=37,
-        max_position_embeddings=64,
-        do_layer_norm_before=False,
-    ),
+    "opt": OPTConfig(**OPT, word_embed_proj_dim=32),
+    "opt-projected": OPTConfig(**OPT, word_embed_proj_dim=16, do_layer_norm_before=False),  # as opt-350m
     "llama": LlamaConfig(**ROTARY),
     "qwen2": Qwen2Config(**LM, num_key_value_heads=1, max_position_embeddings=64),
     "qwen3": Qwen3Config(**ROTARY),

@@ -574,22 +574,9 @@ def test_the_image_tower_of_a_pair_is_taken_from_its_checkpoint(tmp_path, pixel_
 def test_a_checkpoint_of_which_an_encoder_would_stay_random_is_refused(tmp_path):
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-    text = LlamaConfig(
-        vocab_size=50,
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=37,
-        max_position_embeddings=64,
-    )
-    seen = CLIPVisionConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=37,
-        image_size=32,
-        patch_size=8,
-    )
+    sizes = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=37)
+    text = LlamaConfig(**sizes, vocab_size=50, max_position_embeddings=64)
+    seen = CLIPVisionConfig(**sizes, image_size=32, patch_size=8)
     config = LlavaConfig(text_config=text, vision_config=seen, image_token_index=5)
     LlavaForConditionalGeneration(config).save_pretrained(tmp_path / "llava")
     ViTModel(make_config().vision_config).save_pretrained(tmp_path / "vit")
