@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from llm_mde.training.small_model import build_tokenizer
 
-from .contenders import FULL_PROMPT_LENGTH, Size
+from .contenders import FULL_PROMPT_LENGTH, Size, size_text
 
 _MODULE = "LanguageMono"
 _UNUSED = ("depth.clip", "einops")  # imported by the release, but nothing that is called here reads them
@@ -35,6 +35,7 @@ _SETTINGS = {
     "prompt_domain": False,
     "content": " ",
 }
+_SEEN, _NUM_PATCHES = (224, 224), 196  # by its encoders
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,10 @@ class Authors:
 
     def inputs(self, size: Size, batch_size: int) -> dict[str, Tensor]:
         return {"x": torch.rand(batch_size, 3, *size)}
+
+    def reads(self, size: Size) -> str:
+        pixels = size_text(size) if size == _SEEN else f"{size_text(size)}, encoders {size_text(_SEEN)}"
+        return f"{pixels}, {FULL_PROMPT_LENGTH} + {_NUM_PATCHES} tokens"
 
 
 def _spell(tokenizer, texts: list[str], **options):

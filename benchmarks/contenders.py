@@ -1,5 +1,6 @@
 """LLM-MDE in its presets, and the floor below it: the bare encoders over the very pixels and tokens that it reads."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import cycle, islice
@@ -40,16 +41,21 @@ class Contender(Protocol):
     def inputs(self, size: Size, batch_size: int) -> dict[str, Tensor]:
         """What its `forward` takes."""
 
+    def reads(self, size: Size) -> str:
+        """Pixels, and tokens where it reads any, of one image of this size."""
+
 
 @dataclass(frozen=True)
 class Ours:
-    """LLM-MDE. `prompt_ids` are the tokens of each photograph's prompt, `lora_preset` is that of its training."""
+    """LLM-MDE. `prompt_ids` are the tokens of each photograph's prompt, `lora_preset` is that of its training, whose
+    recipe, `lora`, turns dropout of the encoders off."""
 
     name: str
     config: LLMMDEConfig
     prompt_ids: tuple[int, ...]
     sizes: Mapping[str, Size] = field(default_factory=lambda: OUR_SIZES)
     lora_preset: str = "default"
+    encoder_dropout: bool = False
     reads_values = True
 
     def build(self) -> LLMMDEForDepthEstimation:
@@ -63,6 +69,15 @@ class Ours:
             "input_ids": input_ids,
             _MASK: torch.ones_like(input_ids),
         }
+
+    def num_patches(self, size: Size) -> int:
+        """How many the language model reads."""
+        with torch.device("meta"):
+            layout = VisionLayout.of(_encoder_from_config(self.config.vision_config))
+            return math.prod(grid_for_language(layout.grid(torch.empty(1, 3, *size)), self.config))
+
+    def reads(self, size: Size) -> str:
+        return f"{size_text(size)}, {len(self.prompt_ids)} + {self.num_patches(size)} tokens"
 
 
 class Encoders(nn.Module):
@@ -102,16 +117,15 @@ class Floor:
         return Encoders(self.model.config).eval()
 
     def inputs(self, size: Size, batch_size: int) -> dict[str, Tensor]:
-        config = self.model.config
-        with torch.device("meta"):
-            grid = VisionLayout.of(_encoder_from_config(config.vision_config)).grid(torch.empty(1, 3, *size))
-        rows, columns = grid_for_language(grid, config)
-        length = len(self.model.prompt_ids) + rows * columns
+        length = len(self.model.prompt_ids) + self.model.num_patches(size)
         return {
             "pixel_values": torch.rand(batch_size, 3, *size),
-            "inputs_embeds": torch.rand(batch_size, length, config.word_embedding_size),
+            "inputs_embeds": torch.rand(batch_size, length, self.model.config.word_embedding_size),
             _MASK: torch.ones((batch_size, length), dtype=torch.long),
         }
+
+    def reads(self, size: Size) -> str:
+        return self.model.reads(size)
 
 
 def build_processor(preset: str) -> LLMMDEProcessor:

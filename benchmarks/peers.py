@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .contenders import OUR_SIZES, Size
+from .contenders import OUR_SIZES, Size, size_text
 
 CNN = "resnet50"
 DEPTH_ANYTHING_BASE = "Depth Anything Base"
@@ -27,6 +27,9 @@ class Peer:
 
     def inputs(self, size: Size, batch_size: int) -> dict[str, Tensor]:
         return {"pixel_values": torch.rand(batch_size, 3, *size)}
+
+    def reads(self, size: Size) -> str:
+        return size_text(size)
 
 
 def depth_anything_small() -> nn.Module:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from llm_mde import silog_loss
+from llm_mde.modeling_llm_mde import _rest
 from llm_mde.training import add_lora, lora_config, parameter_groups, prepare_for_training
 
 from .authors import Authors
@@ -48,6 +49,7 @@ def prepare_training(contender: Contender) -> Training:
 @prepare_training.register
 def _(contender: Ours) -> Training:
     model = contender.build()
+    model.config.encoder_dropout = contender.encoder_dropout
     model = prepare_for_training(model, "lora", lora_config(model, contender.lora_preset)).train()
 
     def loss_of(inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
@@ -58,11 +60,13 @@ def _(contender: Ours) -> Training:
 
 @prepare_training.register
 def _(contender: Floor) -> Training:
-    """The same updates in the same layers, and a loss that costs nothing."""
+    """The same updates in the same layers, dropout as in the model, and a loss that costs nothing."""
     encoders = contender.build()
     config = lora_config(encoders)
     config.task_type, config.modules_to_save = None, None
     model = add_lora(encoders, config).train()
+    if not contender.model.encoder_dropout:
+        _rest(encoders)
 
     def loss_of(inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
         return sum(outputs.last_hidden_state.square().mean() for outputs in model(**inputs))
@@ -72,8 +76,8 @@ def _(contender: Floor) -> Training:
 
 @prepare_training.register
 def _(contender: Authors) -> Training:
-    """As its training script does it, without the search for anomalies that it turns on and without its printing and
-    drawing of every step: no clipping, one group."""
+    """As its training script does it, BERT's dropout included, without the search for anomalies that it turns on and
+    without its printing and drawing of every step: no clipping, one group."""
     module = contender.build().train()
 
     def loss_of(inputs: dict[str, Tensor], labels: Tensor) -> Tensor:

@@ -93,6 +93,9 @@ class LLMMDEConfig(PretrainedConfig):
             Whether losses are taken over each `"image"`, then averaged, or over all pixels of a `"batch"` as one.
         relative_weight (`float`, *optional*, defaults to 0.0):
             Weight of the mean absolute relative error, added to SILog. Not in the paper; metric models only.
+        encoder_dropout (`bool`, *optional*, defaults to `True`):
+            Whether the encoders drop out what they were pretrained with during training. Without, frozen features are
+            the same in training as afterwards, and the CPU computes attention without writing its weights down.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation for weights that have no rule of their own.
         format_version (`int`, *optional*, defaults to 2):
@@ -141,6 +144,7 @@ class LLMMDEConfig(PretrainedConfig):
         variance_focus: float = 0.15,
         loss_reduction: str = "image",
         relative_weight: float = 0.0,
+        encoder_dropout: bool = True,
         initializer_range: float = 0.02,
         format_version: int = FORMAT_VERSION,
         **kwargs,
@@ -176,6 +180,7 @@ class LLMMDEConfig(PretrainedConfig):
         self.variance_focus = variance_focus
         self.loss_reduction = loss_reduction
         self.relative_weight = relative_weight
+        self.encoder_dropout = encoder_dropout
         self.initializer_range = initializer_range
         self.format_version = format_version
         self.check()
@@ -324,6 +329,8 @@ class LLMMDEConfig(PretrainedConfig):
             refuse("relative_weight", "a number, 0 or above")
         if self.relative_weight > 0 and self.depth_estimation_type == "relative":
             refuse("relative_weight", "0 where `depth_estimation_type` is 'relative': its scale means nothing")
+        if not isinstance(self.encoder_dropout, bool):
+            refuse("encoder_dropout", "True or False")
         if not is_number(self.initializer_range) or self.initializer_range <= 0:
             refuse("initializer_range", "a number above 0")
 

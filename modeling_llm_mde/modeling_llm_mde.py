@@ -293,10 +293,20 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
         self.text_prototypes.resize_vocabulary(self.config, embeddings.num_embeddings)
         return embeddings
 
+    def train(self, mode: bool = True) -> "LLMMDEForDepthEstimation":
+        """As in PyTorch; without `config.encoder_dropout` the encoders compute as in evaluation in either mode."""
+        super().train(mode)
+        if mode and not self.config.encoder_dropout:
+            _rest(self.vision_tower)
+            _rest(self.language_model)
+        return self
+
     def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs) -> None:
         super()._set_gradient_checkpointing(enable, *args, **kwargs)
         if self.config.vision_config.model_type == "timm_wrapper":  # which has its own way
             self.vision_tower._set_gradient_checkpointing(enable)
+        if self.training and not self.config.encoder_dropout:
+            self.train()  # what is checkpointed does not rest
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False):
         """As in PyTorch, but also takes the names that `save_pretrained` writes, which for some encoders are older.
@@ -594,6 +604,16 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
         scores = F.cosine_similarity(weights_in_basis(prototypes[prototype : prototype + 1], r), q, dim=-1)
         best = scores.topk(k)
         return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+
+def _rest(module: nn.Module) -> None:
+    """Puts a module and all in it into evaluation mode, but for adapters, which are trained, and for what is
+    checkpointed, as Transformers does that in training mode only."""
+    if hasattr(module, "adapter_layer_names"):
+        return
+    module.training = bool(getattr(module, "gradient_checkpointing", False))
+    for child in module.children():
+        _rest(child)
 
 
 def _select(hidden_states: tuple[Tensor, ...], selection: bool | list[int] | None) -> tuple[Tensor | None, ...] | None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from benchmarks.contenders import Floor, forward_of, preset_contender, size_text
+from benchmarks.contenders import Floor, forward_of, preset_contender
 from benchmarks.rows import Row
 from benchmarks.sections import Bench, left_out
 from benchmarks.timing import time_rounds
@@ -34,7 +34,7 @@ def measure(bench: Bench) -> Iterator[Row]:
         calls[name], references[name] = compiled, each.name
     times = time_rounds(calls, bench.rounds, _SECONDS)
     for name in calls:
-        yield Row(SETTING, name, size_text(size), times[name], 1, references.get(name))
+        yield Row(SETTING, name, paper.reads(size), times[name], 1, references.get(name))
 
 
 __all__ = ["COMPILED", "SETTING", "measure"]

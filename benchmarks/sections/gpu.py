@@ -9,7 +9,7 @@ from statistics import median
 
 import torch
 
-from benchmarks.contenders import Contender, Floor, Ours, forward_of, move, our_name, preset_contenders, size_text
+from benchmarks.contenders import Contender, Floor, Ours, forward_of, move, our_name, preset_contenders
 from benchmarks.machine import GemmRate, measure_gemm, synchronise
 from benchmarks.rows import Row
 from benchmarks.sections import Bench, left_out
@@ -83,7 +83,7 @@ def measure_in_turns(
             "peak_memory_mb": work.peak_mb,
         }
         reference = floor if floor in works else None
-        yield Row(setting, each.name, size_text(each.sizes["224x224"]), seconds, work.num_images, reference, numbers)
+        yield Row(setting, each.name, each.reads(each.sizes["224x224"]), seconds, work.num_images, reference, numbers)
 
 
 def prepare_inference(device: torch.device, batch_size: int, contender: Contender, compiles: bool = True) -> Work:

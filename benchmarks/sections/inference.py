@@ -16,7 +16,6 @@ from benchmarks.contenders import (
     move,
     our_name,
     preset_contenders,
-    size_text,
 )
 from benchmarks.peers import DEPTH_ANYTHING_BASE, PEERS
 from benchmarks.rows import Row
@@ -119,7 +118,7 @@ def measure_plans(bench: Bench, chosen: list[Plan], contenders: list[Contender])
             yield Row(
                 plan.setting,
                 each.name,
-                size_text(each.sizes[plan.size]),
+                each.reads(each.sizes[plan.size]),
                 times[each.name],
                 plan.batch_size,
                 reference_of(each.name, list(calls)),

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from benchmarks.authors import Authors
-from benchmarks.contenders import Contender, Floor, forward_of, preset_contenders, size_text
+from benchmarks.contenders import Contender, Floor, forward_of, preset_contenders
 from benchmarks.peers import PEERS
 from benchmarks.rows import Row
 from benchmarks.sections import Bench
@@ -37,7 +37,7 @@ def measure(bench: Bench) -> Iterator[Row]:
             if name in each.sizes
         )
         numbers = weigh(partial(weigh_forward, each, size, batches))
-        yield Row(SETTING, each.name, size_text(size), numbers=numbers)
+        yield Row(SETTING, each.name, each.reads(size), numbers=numbers)
 
 
 def weigh_forward(contender: Contender, size: tuple[int, int], batches: tuple[int, ...]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from benchmarks.contenders import forward_of, preset_contender, size_text
 from benchmarks.rows import Row
-from benchmarks.sections import Bench
+from benchmarks.sections import Bench, left_out
 from benchmarks.steps import make_labels, prepare_training
 from benchmarks.timing import Call, time_rounds
 
@@ -24,7 +24,8 @@ PARTS = {
     "depth head": ("depth_head",),
 }
 WHOLE = "whole"
-FORWARD, STEP = "forward, 224x224, batch 1, float32", "step, 224x224, batch 1, float32"
+FORWARD, STEP = "forward, 224x224, batch 1, float32", "step, 224x224, batch {}, float32"
+BATCH_SIZES = (1, 2)  # of a step: prototypes are computed once for a batch
 _SECONDS = 45
 
 
@@ -88,11 +89,18 @@ def measure(bench: Bench) -> Iterator[Row]:
     del model, whole, noted, calls
 
     training = prepare_training(paper)
-    step = partial(training.step, paper.inputs(size, 1), make_labels(size, 1))
-    noted = note_calls(training.module.get_base_model(), names, step)
-    calls = {part: _all_of([noted[name].forward_and_backward for name in several]) for part, several in PARTS.items()}
-    times = time_rounds({WHOLE: step, **calls}, bench.rounds, _SECONDS)
-    yield from (Row(STEP, name, size_text(size), seconds, reference=WHOLE) for name, seconds in times.items())
+    for batch_size in BATCH_SIZES:
+        setting = STEP.format(batch_size)
+        if bench.is_quick and batch_size > 1:
+            yield left_out(setting, "all", "left out by --quick")
+            continue
+        step = partial(training.step, paper.inputs(size, batch_size), make_labels(size, batch_size))
+        noted = note_calls(training.module.get_base_model(), names, step)
+        calls = {
+            part: _all_of([noted[name].forward_and_backward for name in several]) for part, several in PARTS.items()
+        }
+        times = time_rounds({WHOLE: step, **calls}, bench.rounds, _SECONDS)
+        yield from (Row(setting, name, size_text(size), seconds, reference=WHOLE) for name, seconds in times.items())
 
 
 def _all_of(calls: Sequence[Call]) -> Call:
@@ -103,4 +111,4 @@ def _all_of(calls: Sequence[Call]) -> Call:
     return all_of_them
 
 
-__all__ = ["FORWARD", "PARTS", "STEP", "WHOLE", "PartCall", "measure", "note_calls"]
+__all__ = ["BATCH_SIZES", "FORWARD", "PARTS", "STEP", "WHOLE", "PartCall", "measure", "note_calls"]

@@ -20,7 +20,7 @@ from llm_mde.evaluation.report import make_folder
 from llm_mde.processing import DepthAugmentation, DepthCollator
 from llm_mde.training.adapters import count_parameters, lora_config, prepare_for_training
 from llm_mde.training.overlap import shared_frame
-from llm_mde.training.run import LOSS_FIELDS, check_protocol, load_base
+from llm_mde.training.run import MODEL_FIELDS, check_protocol, load_base
 
 from .frames import RepeatedFrames
 from .memory import in_fresh_process, is_fresh_process, peak_memory_mb
@@ -188,7 +188,7 @@ class Workbench:
 
         options, method = self.options, method or self.options.method
         recipe = read_recipe("from-scratch" if options.from_scratch else method)
-        for name in recipe.keys() & LOSS_FIELDS:
+        for name in recipe.keys() & MODEL_FIELDS:
             setattr(model.config, name, recipe[name])
         relative_start = recipe.get("relative_start", 0.0)
         loss_in_words = describe_loss(model.config, relative_start)

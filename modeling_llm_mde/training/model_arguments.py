@@ -70,6 +70,9 @@ class ModelArguments(NewModelArguments, BaseModelArguments):
     relative_weight: float | None = field(
         default=None, metadata={"help": "Weight of the mean absolute relative error, added to SILog."}
     )
+    encoder_dropout: bool | None = field(
+        default=None, metadata={"help": "Whether encoders drop out while they train what they were pretrained with."}
+    )
     method: str = field(
         default="lora", metadata={"help": "What is trained: 'lora', 'full' or 'frozen'.", "choices": TRAINING_METHODS}
     )

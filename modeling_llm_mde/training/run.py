@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-LOSS_FIELDS = ("variance_focus", "relative_weight")  # of the configuration, which recipes set
+MODEL_FIELDS = ("variance_focus", "relative_weight", "encoder_dropout")  # of the configuration, which recipes set
 RESULT_FOLDERS = ("base", "adapter", "model")  # what a run leaves in its output folder
 
 
@@ -46,7 +46,7 @@ def load_base(
     """
     from llm_mde.hub import load_model_and_processor
 
-    changes = {name: getattr(arguments, name) for name in LOSS_FIELDS if getattr(arguments, name) is not None}
+    changes = {name: getattr(arguments, name) for name in MODEL_FIELDS if getattr(arguments, name) is not None}
     _check_base(arguments)
     if arguments.model is None and arguments.method != "lora":
         model, processor = _compose(arguments, changes)
@@ -441,4 +441,4 @@ def _some(frames, count: int) -> list:
     return [frames[index * len(frames) // count] for index in range(count)]
 
 
-__all__ = ["LOSS_FIELDS", "check_protocol", "load_base", "train"]
+__all__ = ["MODEL_FIELDS", "check_protocol", "load_base", "train"]

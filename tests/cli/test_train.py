@@ -24,7 +24,7 @@ from llm_mde.processing import read_depth_png, write_depth_png
 from llm_mde.training import last_complete_checkpoint
 from llm_mde.training.encoders import compose_from_encoders
 from llm_mde.training.model_arguments import ModelArguments
-from llm_mde.training.run import LOSS_FIELDS, load_base
+from llm_mde.training.run import MODEL_FIELDS, load_base
 from tests.conftest import ROOT, child_environment, make_pair
 from tests.training.conftest import make_frames
 
@@ -278,7 +278,7 @@ def test_other_recipes_do_not_inherit_the_loss_of_a_model_from_scratch(recipe, t
     model, processor = make_pair(relative_weight=4.0)
     folder = write_model_folder(tmp_path / "small", model, processor)
     file = Path(llm_mde.training.__file__).parent / "recipes" / f"{recipe}.yaml"
-    values = {name: value for name, value in read_argument_file(file).items() if name in LOSS_FIELDS}
+    values = {name: value for name, value in read_argument_file(file).items() if name in MODEL_FIELDS}
     loaded, _ = load_base(ModelArguments(model=str(folder), **values), tmp_path)
     assert loaded.config.relative_weight == 0.0
 

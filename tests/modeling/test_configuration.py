@@ -84,6 +84,7 @@ def test_patches_get_the_positions_that_prompts_leave():
         ("depth_estimation_type", "disparity", "'metric' or 'relative'"),
         ("variance_focus", 1.1, "between 0 and 1"),
         ("relative_weight", -1, "a number, 0 or above"),
+        ("encoder_dropout", 0.1, "True or False"),
         ("initializer_range", 0, "above 0"),
         ("format_version", 3, "update the package"),
     ],

@@ -120,6 +120,39 @@ def test_a_composed_vision_encoder_is_the_one_that_is_saved(name, pixel_values, 
             assert torch.equal(loaded(image).predicted_depth, model(image).predicted_depth)
 
 
+@pytest.mark.parametrize("name", [*VISION, *LANGUAGE])
+def test_an_encoder_without_dropout_computes_in_training_as_afterwards(name, pixel_values):
+    part, config = ("vision_config", VISION[name]) if name in VISION else ("text_config", LANGUAGE[name])
+    model = make_model(**{part: config}, encoder_dropout=False)
+    with torch.no_grad():
+        evaluated = model(pixel_values).predicted_depth
+        assert torch.equal(model.train()(pixel_values).predicted_depth, evaluated)
+    assert model.training and model.depth_head.training
+
+
+def test_dropout_of_the_encoders_is_on_in_training_unless_turned_off(pixel_values):
+    model = make_model().train()
+    with torch.no_grad():
+        assert not torch.equal(model(pixel_values).predicted_depth, model(pixel_values).predicted_depth)
+
+
+@pytest.mark.parametrize("is_enabled_first", [True, False])
+def test_encoders_without_dropout_are_still_checkpointed(is_enabled_first, pixel_values):
+    model = make_model(encoder_dropout=False)
+    if is_enabled_first:
+        model.gradient_checkpointing_enable()
+        model.train()
+    else:
+        model.train()
+        model.gradient_checkpointing_enable()
+    calls = []
+    for encoder in (model.vision_tower, model.language_model):
+        query = next(module for module in encoder.modules() if isinstance(module, torch.nn.Linear))
+        query.register_forward_hook(lambda module, *_: calls.append(module))
+    model(pixel_values, labels=torch.full((2, 32, 32), 2.0)).loss.backward()
+    assert len(calls) == 4  # forwards, and once more on the way back
+
+
 def test_gradient_checkpointing_reaches_an_encoder_of_timm():
     model = make_model(vision_config=VISION["timm"])
     timm_model = model.vision_tower.timm_model

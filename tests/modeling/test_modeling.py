@@ -146,18 +146,7 @@ def test_every_trainable_weight_gets_a_gradient(model, pixel_values, prompts):
 
 def test_training_at_batch_one_computes_what_prediction_computes(pixel_values):
     """No batch statistics: with dropout off, the two modes agree to the last bit."""
-    model = make_model(
-        text_config=BertConfig(
-            vocab_size=99,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=37,
-            max_position_embeddings=64,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        )
-    )
+    model = make_model(encoder_dropout=False)
     evaluated = depth_of(model, pixel_values[:1])
     assert torch.equal(depth_of(model.train(), pixel_values[:1]), evaluated)
 
@@ -410,14 +399,9 @@ def test_attention_implementations_agree(model, pixel_values, prompts, attn_impl
 
 def test_gradient_checkpointing_gives_the_same_gradients(model, pixel_values, prompts):
     def gradients(checkpointing: bool) -> dict[str, torch.Tensor]:
-        copied = copy.deepcopy(model).train()
-        for module in copied.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-        for module in copied.language_model.modules():
-            if hasattr(module, "dropout_prob"):
-                module.dropout_prob = 0.0
-        copied.config.text_config.attention_probs_dropout_prob = 0.0
+        copied = copy.deepcopy(model)
+        copied.config.encoder_dropout = False
+        copied.train()
         if checkpointing:
             copied.gradient_checkpointing_enable()
         copied(pixel_values, **prompts, labels=torch.full((2, 32, 32), 2.0)).loss.backward()

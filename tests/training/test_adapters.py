@@ -145,3 +145,19 @@ def test_the_table_names_every_part_and_its_weights():
     assert table.splitlines()[0].split() == ["part", "weights", "trained", "trained", "MB"]
     total = sum(p.numel() for p in make_model().parameters())
     assert f"{total:,}" in table.splitlines()[-1]
+
+
+def test_dropout_of_an_adapter_stays_when_that_of_the_encoders_is_off(pixel_values):
+    model = make_model(encoder_dropout=False)
+    adapted = add_lora(model, lora_config(model, dropout=0.5)).train()
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+    with torch.no_grad():
+        assert not torch.equal(
+            adapted(pixel_values=pixel_values).predicted_depth, adapted(pixel_values=pixel_values).predicted_depth
+        )
+        model.eval()
+        assert torch.equal(
+            adapted(pixel_values=pixel_values).predicted_depth, adapted(pixel_values=pixel_values).predicted_depth
+        )

@@ -71,15 +71,7 @@ def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tens
 
 def without_dropout(**overrides):
     """Dropout draws per forward pass, so that a batch of four and four batches of one would differ by its draws."""
-    model, processor = make_pair(**overrides)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if hasattr(module, "dropout_prob"):
-            module.dropout_prob = 0.0
-    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-        setattr(model.config.text_config, name, 0.0)
-    return model, processor
+    return make_pair(encoder_dropout=False, **overrides)
 
 
 @pytest.mark.parametrize("has_empty_frame", [False, True])
