@@ -166,11 +166,11 @@ def draw_ratios(results: Results) -> bytes | None:
     if not settings:
         return None
     heights = [len(ratios) + 2 for ratios in settings.values()]
-    figure = Figure(figsize=(8, 0.6 + 0.28 * sum(heights)), layout="constrained")
+    figure = Figure(figsize=(9, 0.6 + 0.28 * sum(heights)), layout="constrained")
     panels = figure.subplots(len(settings), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
     for axes, (setting, ratios) in zip(panels, settings.items(), strict=True):
         _draw_setting(axes, setting, ratios)
-    panels[-1].set_xlabel(f"latency over that of the {FLOOR}, median and quartiles of the rounds")
+    panels[-1].set_xlabel(f"latency over that of the {FLOOR},\nmedian and quartiles of the rounds", fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
@@ -187,6 +187,7 @@ def _draw_setting(axes, setting: str, ratios: Iterable[tuple[Row, Spread]]) -> N
     axes.set_yticks(range(len(ratios)), [f"{row.contender} ({row.reads})" for row, _ in ratios], fontsize=8)
     axes.set_ylim(-0.7, len(ratios) - 0.3)
     axes.set_title(setting, fontsize=9, loc="left")
+    axes.margins(x=0.12)  # room for the number at the last point
     axes.grid(axis="x", alpha=0.3)
 
 
