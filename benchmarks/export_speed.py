@@ -39,10 +39,12 @@ from llm_mde.processing.depth_datasets import DepthDataset
 from llm_mde.studies.resources import time_in_turns
 
 from .machine import describe_machine
+from .photographs import make_photograph
 
 EAGER = "eager PyTorch, float32"
 ERRORS = ("abs_rel", "rmse", "delta1")
 PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "numpy")
+_NUM_COMPARED, _NUM_MADE = 8, 24  # photographs: of frames to compare on, and made here to find 8 bits by
 _STANDALONE = Path(llm_mde.export.__file__).parent / "standalone"
 
 Inputs = dict[str, np.ndarray]
@@ -152,17 +154,17 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def paper_model(prompt_length: int) -> tuple[LLMMDEForDepthEstimation, list[Inputs]]:
-    """Random weights at the paper's sizes, and what they read of the example photographs."""
+def paper_model(prompt_length: int) -> tuple[LLMMDEForDepthEstimation, list[Inputs], list[Inputs]]:
+    """Random weights at the paper's sizes, what they read of the example photographs, and of others made here."""
     torch.manual_seed(0)
     model = LLMMDEForDepthEstimation(LLMMDEConfig()).eval()
     generator, image_processor = np.random.default_rng(0), LLMMDEImageProcessor()
-    batches = []
-    for image in example_photographs():
+    batches, examples = [], example_photographs()
+    for image in [*examples, *(make_photograph((480, 640), seed) for seed in range(_NUM_MADE))]:
         words = generator.integers(model.config.text_config.vocab_size, size=(1, prompt_length))
         pixel_values = image_processor(image, return_tensors="np")["pixel_values"]
         batches.append({"pixel_values": pixel_values, "input_ids": words, "attention_mask": np.ones_like(words)})
-    return model, batches
+    return model, batches[: len(examples)], batches[len(examples) :]
 
 
 def main() -> None:
@@ -187,7 +189,7 @@ def main() -> None:
 
     torch.set_num_threads(arguments.threads)
     if arguments.model is None:
-        model, batches = paper_model(arguments.prompt_length)
+        model, compared, others = paper_model(arguments.prompt_length)
     else:
         model, processor = load_model_and_processor(arguments.model, device="cpu", dtype="float32")
         frames, measured = (
@@ -195,12 +197,15 @@ def main() -> None:
         )
         images = [frames[place].image for place in spread(len(frames), arguments.num_photographs)]
         batches = [dict(processor(images=image, return_tensors="np")) for image in images]
-    size = batches[0]["pixel_values"].shape[-2:]
+        compared, others = batches[:_NUM_COMPARED], batches[_NUM_COMPARED:]
+        if not others:
+            parser.error(f"there are {len(batches)} photographs; give more than the {_NUM_COMPARED} compared on.")
+    size = compared[0]["pixel_values"].shape[-2:]
     with tempfile.TemporaryDirectory(prefix="llm-mde-") as folder:
-        written = write_networks(trace(model, size), batches[8:] or batches, arguments.formats, Path(folder))
+        written = write_networks(trace(model, size), others, arguments.formats, Path(folder))
         sizes = {name: megabytes(path) for name, (_, path) in written.items()}
         networks = {EAGER: eager(model), **load_networks(written, arguments.threads)}
-        rows = measure(networks, sizes, batches[:8], arguments.rounds)
+        rows = measure(networks, sizes, compared, arguments.rounds)
         if arguments.model is not None:
             for row in rows:
                 row |= errors_of(networks[row["network"]], processor, measured)
@@ -211,7 +216,7 @@ def main() -> None:
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "rounds": arguments.rounds,
         "size": list(size),
-        "tokens": int(batches[0]["input_ids"].shape[1]),
+        "tokens": int(compared[0]["input_ids"].shape[1]),
         "rows": rows,
     }
     print(f"{record['date']}; {machine}\n{record['versions']}\n\n{table(rows)}")
