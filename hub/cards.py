@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
+from transformers.utils import logging
 
 from llm_mde.evaluation import EvaluationReport
 from llm_mde.evaluation.report import METRICS_FILE
@@ -35,7 +36,7 @@ from .card_sections import (
     training_section,
     what_it_reads,
 )
-from .publishable import is_hub_id
+from .publishable import is_hub_id, read_json
 from .sample_pictures import SAMPLE_PHOTOGRAPH, SAMPLE_PICTURE, sample_picture
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 
     from llm_mde import LLMMDEForDepthEstimation, LLMMDEProcessor
     from llm_mde.training.record import TrainingRecord
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ class CardFacts:
     @classmethod
     def from_run(cls, output_dir: str | Path, **others: Any) -> "CardFacts":
         """
-        What `llm-mde train` left in its output folder: `training.json`, and `evaluation/metrics.json`.
+        What `llm-mde train` left in its output folder: `training.json`, and `evaluation/metrics.json` if it is about
+        the model or the adapter there.
 
         Args:
             output_dir (`str` or `Path`): The folder; what it does not have is not known.
@@ -105,8 +110,16 @@ class CardFacts:
         found = {}
         if (output_dir / RECORD_FILE).is_file():
             found["training"] = TrainingRecord.read(output_dir / RECORD_FILE)
-        if (output_dir / "evaluation" / METRICS_FILE).is_file():
-            found["evaluations"] = [output_dir / "evaluation"]
+        if (output_dir / "evaluation" / METRICS_FILE).is_file() and "evaluations" not in others:
+            report = _report(output_dir / "evaluation")
+            measured = read_json(output_dir / "evaluation" / METRICS_FILE)["setting"]["model"]
+            if _is_of_run(Path(measured), output_dir):
+                found["evaluations"] = [report]
+            else:
+                logger.warning(
+                    f"{str(output_dir / 'evaluation')!r} is about {measured!r}, and so not in this "
+                    "card; evaluate this model, or name what it was measured to (`--evaluation`)."
+                )
         return cls(**found | others)
 
 
@@ -251,6 +264,12 @@ def _end(config: Any, facts: CardFacts) -> dict[str, str]:
     if facts.training is not None or facts.datasets:
         citation += "\n\nPlease cite the authors of the data and of pretrained encoders, too, as they ask for it."
     return {"Limits": text, "Licence": licence(facts.licence), "Citation": citation}
+
+
+def _is_of_run(measured: Path, output_dir: Path) -> bool:
+    """Whether what was measured is the model of a run. The run's folder may have been moved since."""
+    own = output_dir / measured.name
+    return measured.name in ("adapter", "model") and own.is_dir() and (not measured.exists() or measured.samefile(own))
 
 
 def _report(evaluation: "EvaluationReport | Mapping[str, Any] | str | Path") -> EvaluationReport:

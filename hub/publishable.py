@@ -26,6 +26,7 @@ VOCABULARIES = (
     "vocab.txt",
     "vocab.json",
 )
+WORDS = ("added_tokens.json", "special_tokens_map.json")
 PROCESSOR_FILES = ("processor_config.json", "tokenizer_config.json")
 TEXTS = (".json", ".md", ".yaml", ".yml")
 TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
@@ -228,7 +229,7 @@ def _check_texts(folder: Path, files: list[Path], token: str | None) -> None:
             raise ValueError(
                 f"{name!r} contains a Hugging Face token; remove it, and revoke the token if it was shared."
             )
-        if file.suffix not in TEXTS:
+        if file.suffix not in TEXTS or file.name in (*VOCABULARIES, *WORDS):  # of which "/root" may be a word
             continue
         text = content.decode(errors="replace")
         if match := place.search(text):

@@ -484,8 +484,9 @@ class AdapterMixin:
     def merge_adapter(self) -> None:
         """
         Adds the low-rank updates of the active adapters to the weights they belong to, so that a prediction costs what
-        it costs without them. `unmerge_adapter`, or choosing, loading, disabling or deleting an adapter, takes them
-        out again, up to rounding. Meant for prediction: merged adapters are not trained.
+        it costs without them. `unmerge_adapter`, or choosing, loading, disabling or deleting an adapter, puts the
+        weights back, of which a copy is kept meanwhile: taking the updates out again would leave what was rounded.
+        Meant for prediction: merged adapters are not trained.
 
         Raises:
             ValueError: If no adapter is loaded, or adapters are disabled.
@@ -494,20 +495,30 @@ class AdapterMixin:
             raise ValueError("`merge_adapter` finds no adapter at work; `load_adapter` or `enable_adapters` first.")
         for layer in self._adapted_layers():
             if not layer.merged:
+                weights = layer.get_base_layer().named_parameters(recurse=False)
+                layer.weights_before_merging = {name: weight.detach().clone() for name, weight in weights}
                 layer.merge(adapter_names=self.active_adapters())
 
     def unmerge_adapter(self) -> None:
-        """Takes what `merge_adapter` has added out of the weights again; without anything merged it does nothing."""
+        """Puts the weights back to what they were before `merge_adapter`; without anything merged it does nothing."""
         if getattr(self, "peft_config", {}):
             for layer in self._adapted_layers():
                 if layer.merged:
                     layer.unmerge()
+                    _put_back(layer.get_base_layer(), layer.__dict__.pop("weights_before_merging", {}))
 
     def _adapted_layers(self) -> list[nn.Module]:
         return [module for module in self.modules() if isinstance(module, _peft().tuners.tuners_utils.BaseTunerLayer)]
 
     def _is_disabled(self) -> bool:
         return any(layer.disable_adapters for layer in self._adapted_layers())
+
+
+@torch.no_grad()
+def _put_back(layer: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    for name, weight in weights.items():
+        if weight.is_floating_point():  # packed ones, of a quantised base, are not to be told apart from new ones
+            getattr(layer, name).copy_(weight)
 
 
 def _refuse_pickles(options: Mapping) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from collections import defaultdict
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -79,9 +80,14 @@ def describe_environment() -> dict[str, Any]:
         "versions": {name: found or "not installed" for name, found in sorted(versions.items())},
         "extras": {extra: missing for extra, missing in sorted(lacking.items()) if extra},
         "lacking": lacking.get("", []),
-        "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        "variables": {name: _without_user(os.environ[name]) for name in _VARIABLES if name in os.environ},
         "hub_token": get_token() is not None,
     }
+
+
+def _without_user(value: str) -> str:
+    """An address may have a name and a password in it."""
+    return re.sub(r"//[^/@]*@", "//", value)
 
 
 def describe_model(name_or_path: str, revision: str | None = None) -> dict[str, Any]:
@@ -131,8 +137,9 @@ def describe_model(name_or_path: str, revision: str | None = None) -> dict[str, 
         "format version": config.format_version,
         "digest": model_digest(name_or_path, revision, base),
     }
-    for folder in (Path(name_or_path), Path(name_or_path).absolute().parent):
-        if Path(name_or_path).is_dir() and (folder / RECORD_FILE).is_file():
+    place = Path(name_or_path).absolute()
+    for folder in (place, *([place.parent] if place.name in ("adapter", "model") else [])):  # and not a run's base
+        if place.is_dir() and (folder / RECORD_FILE).is_file():
             facts["training"] = TrainingRecord.read(folder / RECORD_FILE).to_dict()
             break
     return facts

@@ -39,6 +39,8 @@ UNFINISHED = "llm-mde-unfinished-upload"
 
 # Whole weights under all the names they may have. Of two kinds in one repository, the one file would be loaded.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
+# Beside whole weights, loaders would take these and look for a base.
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 # What a Hub of one's own says of something that it cannot do at all.
 NO_ROUTE = (404, 405, 501)
@@ -100,7 +102,7 @@ class PublishingMixin:
             token=token,
             revision=revision,
             allow_patterns=[name for name in files if name != "README.md"],
-            delete_patterns=WEIGHTS if any(name in WEIGHTS for name in files) else None,
+            delete_patterns=(*WEIGHTS, *_ADAPTER_FILES) if any(name in WEIGHTS for name in files) else None,
             readme=readme_for(api, repo_id, revision, tags, card),
             **options,
         )
@@ -301,6 +303,8 @@ def readme_for(
 ) -> str | None:
     """README.md to upload: the repository's with the tags that it lacks, or the new one; `None` for no change."""
     card = _published_card(api, repo_id, revision)
+    if card is not None and new_card is not None and card.data.library_name == "peft" != new_card.data.library_name:
+        card = None  # that of an adapter, where a whole model comes now
     is_new, card = card is None, card or new_card
     if card is None:
         return None

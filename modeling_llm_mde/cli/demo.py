@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_mde.demonstration import MAX_DEPTH, NUM_ROOMS, STEPS, render_rooms, train_demonstration_model
+from llm_mde.demonstration import MARK, MAX_DEPTH, NUM_ROOMS, STEPS, render_rooms, train_demonstration_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,11 +48,17 @@ def run(arguments: Sequence[str]) -> None:
     from transformers import logging
 
     from llm_mde.processing import RGBDFolder
+    from llm_mde.training.record import RECORD_FILE
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     started = time.monotonic()
     output: Path = options.output
+    if ((output / "model").exists() or (output / RECORD_FILE).exists()) and not (output / "model" / MARK).is_file():
+        raise ValueError(
+            f"`--output` is {str(output)!r}, which holds a model or the record of a training that no demonstration "
+            "made and this one would replace; give another folder."
+        )
     output.mkdir(parents=True, exist_ok=True)
     data = options.data or _render_rooms(output / f"rendered_rooms_{NUM_ROOMS}_{options.seed}", options.seed)
     with tempfile.TemporaryDirectory(prefix=".model-", dir=output) as scratch:

@@ -1,5 +1,6 @@
 """`llm-mde publish`: a model, an adapter or a Space, with its card, as one commit on the Hub."""
 
+import re
 import shutil
 import sys
 import tempfile
@@ -175,10 +176,12 @@ def _publish_space(arguments: Sequence[str]) -> None:
         raise ValueError(f"`folder` is {upload.folder!r}, a Space that says what it shows; leave the other flags out.")
 
     def write(target: Path, repo_id: str | None) -> None:
+        from llm_mde.hub.folders import appearing_whole
         from llm_mde.hub.space import write_space_folder
 
         if upload.folder is not None:
-            shutil.copytree(upload.folder, target, symlinks=True)
+            with appearing_whole(target) as unfinished:
+                shutil.copytree(upload.folder, unfinished, symlinks=True, dirs_exist_ok=True)
         else:
             write_space_folder(
                 target, shown.model, title=shown.title, revision=shown.model_revision, adapters=adapters
@@ -201,10 +204,14 @@ def _publish(upload: UploadArguments, kind: str, write: Callable[[Path, str | No
     if not sys.stderr.isatty():
         disable_progress_bars()
     if upload.output is not None:
-        output = Path(upload.output)
+        output, refused = Path(upload.output), True
         write(output, upload.repo_id)
-        found = check_folder(output)
-        _check_kind(found, kind)
+        try:
+            _check_kind(check_folder(output), kind)
+            refused = False
+        finally:
+            if refused:  # it was made here: nothing is written into a folder that has something in it
+                shutil.rmtree(output)
         print("Written:", *(f"  {path}" for path in sorted(output.rglob("*")) if path.is_file()), sep="\n")
         return
     repo_type = "space" if kind == "space" else "model"
@@ -244,7 +251,11 @@ def _base_on_hub(source: Path, on: BaseArguments) -> dict[str, str]:
     else:
         base = on.base or named.get("base_model_name_or_path")
         base, revision = base_on_hub({"base_model_name_or_path": base, "revision": on.base_revision or "main"})
-        revision = on.base_revision or commit_of(base)
+        if not re.fullmatch("[0-9a-f]{40}", revision):  # a branch or a tag, which may move
+            try:
+                revision = commit_of(base, revision)
+            except ValueError as error:
+                raise ValueError(f"{error} Without the Hub, name the commit: --base_revision COMMIT.") from error
     return {"base": base, "base_revision": revision}
 
 

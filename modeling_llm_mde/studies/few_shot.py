@@ -6,7 +6,7 @@ come from the same few frames, without a photograph: their median and their mean
 none of them.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from .arguments import MethodStudyArguments, check_positive
@@ -31,6 +31,9 @@ def plan(bench: Workbench) -> list[Run]:
     options = bench.options
     if bench.data.shots is not None:
         raise ValueError(f"`shots` is {bench.data.shots!r}; this study takes several: pass --shots_list instead.")
+    most, there = max(options.shots_list), len(replace(bench.data, shots=None).load_train())
+    if most > there:
+        raise ValueError(f"`shots_list` has {most}, but there are {there} training frames; take no more than these.")
     runs = bench.base_runs()
     for shots in options.shots_list:
         runs += [Run(f"{shots} shots", seed, partial(_adapt, bench, shots, seed)) for seed in options.seeds]

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 from llm_mde.evaluation import EvaluationProtocol, MedianDepthBaseline, get_protocol
 from llm_mde.public_names import split_settings, without_place
 from llm_mde.training.overlap import shared_frame
+from llm_mde.training.run import check_protocol
 
 from .arguments import MethodStudyArguments
 from .run_log import Row, settings_of
@@ -103,7 +104,7 @@ def parse_target(target: str) -> tuple[str, dict[str, Any]]:
 def plan(bench: Workbench) -> list[Run]:
     options = bench.options
     targets = _targets(bench)  # refuses unknown names before anything is trained
-    _refuse_training_frames(bench, targets)
+    _check_targets(bench, targets)
     exactly = [[name, settings_of(each.data), each.protocol.to_dict()] for name, each in targets.items()]
     digest = hashlib.sha256(json.dumps(exactly).encode()).hexdigest()[:8]
     listing = f"{', '.join(targets)} [{digest}]"  # folders of one name are not one folder
@@ -162,11 +163,17 @@ def _protocol(options: ZeroShotArguments, name: str | None, max_depth: float | N
     return get_protocol(options.chosen_protocol() if name is None else name, **overrides)
 
 
-def _refuse_training_frames(bench: Workbench, targets: dict[str, Target]) -> None:
-    """Refuses a target of which a photograph may be trained on: it would measure memory."""
+def _check_targets(bench: Workbench, targets: dict[str, Target]) -> None:
+    """Refuses a target that its protocol does not fit, or of which a photograph may be trained on, so that it would
+    measure memory."""
     trained = replace(bench.data, shots=None).load_train()
     for name, target in list(targets.items())[1:]:
-        shared = shared_frame(trained, bench.data, target.data.load_eval(), target.data)
+        frames = target.data.load_eval()
+        try:
+            check_protocol(target.protocol, [frames[0], frames[-1]])
+        except ValueError as error:
+            raise ValueError(f"`targets` has {name!r}: {error} `{name}:protocol=plain` fits any frames.") from error
+        shared = shared_frame(trained, bench.data, frames, target.data)
         if shared is not None:
             raise ValueError(
                 f"`targets` has {name!r}, of which frames are trained on, such as {shared!r}; name the source with "

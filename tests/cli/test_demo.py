@@ -76,6 +76,15 @@ def test_a_wrong_argument_ends_in_one_line(arguments, message, tmp_path, capsys)
     assert printed.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["model", "training.json"])
+def test_a_model_that_no_demonstration_made_is_not_replaced(name, tmp_path, capsys):
+    (tmp_path / name).mkdir()
+    with pytest.raises(SystemExit):
+        main(["demo", "--output", str(tmp_path)])
+    assert "that no demonstration made" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_what_would_be_overwritten_or_cannot_be_trained_is_said_before_the_training(frames, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").touch()

@@ -11,6 +11,7 @@ from llm_mde.cli import main
 from llm_mde.environment import describe_environment, format_report
 from llm_mde.hub import write_adapter_folder, write_model_folder
 from tests.conftest import make_pair
+from tests.training.test_record import make_record
 
 
 def report_of(capsys, *words) -> str:
@@ -52,6 +53,19 @@ def test_settings_are_told_and_secrets_are_not(capsys, monkeypatch, tmp_path):
     report = report_of(capsys)
     assert "OMP_NUM_THREADS=7" in report and "Hub token: set" in report
     assert "hf_secret" not in report and str(tmp_path) not in report
+
+
+def test_an_address_is_told_without_who_logs_in_there(capsys, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "https://jane:s3cret@mirror.example/hub")
+    assert "HF_ENDPOINT=https://mirror.example/hub\n" in report_of(capsys)
+
+
+def test_a_record_is_of_what_a_run_left_and_not_of_its_base(capsys, tmp_path):
+    for name in ("base", "model"):
+        write_model_folder(tmp_path / name, *make_pair())
+    make_record().write(tmp_path)
+    assert "training: lora" in report_of(capsys, "--model", tmp_path / "model")
+    assert "training: no training.json" in report_of(capsys, "--model", tmp_path / "base")
 
 
 def test_a_model_is_described_without_its_place(capsys, tmp_path):

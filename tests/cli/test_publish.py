@@ -149,7 +149,7 @@ def test_the_card_says_what_the_flags_and_the_training_say(hub_server, model_fol
 def test_what_the_training_measured_is_in_the_card_of_what_it_left_and_not_of_its_base(
     model_folder, adapter_folder, tmp_path, capsys
 ):
-    make_report().write(model_folder.parent / "evaluation")
+    make_report(model=str(adapter_folder)).write(model_folder.parent / "evaluation")
     base = ["--base", "tester/rooms", "--base_revision", "1" * 40]
     for kind, folder, flags in (("adapter", adapter_folder, base), ("model", model_folder, [])):
         publish(capsys, kind, folder, "--output", tmp_path / kind, *flags)
@@ -167,6 +167,19 @@ def test_a_folder_instead_of_the_hub_is_the_same_and_sends_nothing(hub_server, m
     del published[".gitattributes"]
     assert published == {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
     assert "not empty" in refusal(capsys, "model", model_folder, "--output", tmp_path / "out")
+
+
+def test_a_folder_that_is_refused_does_not_stay(tmp_path, capsys):
+    space = tmp_path / "space"
+    space.mkdir()
+    for name, content in (("README.md", SPACE_CARD), ("app.py", ""), ("requirements.txt", ""), ("x.pt", "")):
+        (space / name).write_text(content)
+    assert "can hold a pickle" in refusal(capsys, "space", space, "--output", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (space / "x.pt").unlink()
+    (tmp_path / "out").mkdir()
+    publish(capsys, "space", space, "--output", tmp_path / "out")
+    assert (tmp_path / "out" / "app.py").is_file()
 
 
 def test_an_update_is_another_commit_and_the_old_one_stays(hub_server, model_folder, photo, tmp_path, capsys):  # noqa: F811
@@ -225,6 +238,10 @@ def test_an_adapter_is_published_for_its_published_base_and_loads_by_the_lines_t
     card = ModelCard(published["README.md"].decode())
     assert card.data.base_model == "tester/rooms" and base_commit in card.text
     assert {file.name: file.read_bytes() for file in adapter_folder.iterdir()} == before
+
+    pinned = ["--base", "tester/rooms", "--base_revision", "main", "--output", tmp_path / "pinned"]
+    publish(capsys, "adapter", adapter_folder, *pinned)
+    assert json.loads((tmp_path / "pinned" / "adapter_config.json").read_text())["revision"] == base_commit
 
     expected = depth_of(adapter_folder, photo)
     assert np.array_equal(depth_of("tester/street", photo), expected)

@@ -225,6 +225,16 @@ def test_a_target_with_training_frames_is_refused(copied, data, base, tmp_path, 
     assert not (tmp_path / "output").exists()
 
 
+def test_a_target_that_its_protocol_does_not_fit_is_refused_before_anything_is_trained(data, base, tmp_path, capsys):
+    flags = ["--model", base, "--data", data, "--dataset", "room", *SHORT, "--targets", "street:protocol=nyu-eigen"]
+    with pytest.raises(SystemExit):
+        study("zero-shot", tmp_path / "output", *flags)
+    message = capsys.readouterr().err
+    assert "`targets` has 'street': `protocol` is 'nyu-eigen', which does not fit" in message
+    assert "`street:protocol=plain` fits any frames" in message
+    assert not (tmp_path / "output" / "runs.jsonl").exists()
+
+
 def test_versions_of_the_source_are_no_targets_by_default(base, tmp_path):
     (tmp_path / "index.csv").write_text("dataset,rgb\nnyu_v2,1\nnyu_v2_16bit,2\nnyu,3\nkitti,4\n")
     options = ZeroShotArguments(model=str(base), use_cpu=True)
@@ -412,11 +422,12 @@ def test_zero_shots_on_real_frames(base, tmp_path):
         (["--from_scratch", "true", "--train_split", "val"], "which share frames, such as 'rgb/"),
         (["--from_scratch", "true", "--protocol", "nyu-eigen"], "`protocol` is 'nyu-eigen', which does not fit"),
         (["--from_scratch", "true", "--protocol_max_depth", "0.01"], "has measured depth where it counts"),
+        (["--from_scratch", "true", "--shots_list", "1", "1000"], "`shots_list` has 1000, but there are "),
     ],
 )
 def test_what_makes_a_study_worthless_is_refused_before_it_trains(flags, message, data, tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_info:
-        study("few-shot", tmp_path / "output", "--data", data, *flags)
+        study("few-shot", tmp_path / "output", "--data", data, "--shots_list", 2, *flags)
     assert exit_info.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "output" / "runs.jsonl").exists()

@@ -38,8 +38,8 @@ from tests.training.test_record import make_record
 BASE_COMMIT = "1" * 40
 
 
-def make_report(protocol="plain", data="data/frames", **options) -> EvaluationReport:
-    setting = EvaluationSetting(model="models/mine", data=data, dataset="rooms", split="val")
+def make_report(protocol="plain", data="data/frames", model="models/mine", **options) -> EvaluationReport:
+    setting = EvaluationSetting(model=model, data=data, dataset="rooms", split="val")
     results = [
         evaluate_depth(None, None, make_samples(4), protocol, predict=MedianDepthBaseline(depth), progress=False)
         for depth in (4.0, 7.0)
@@ -213,7 +213,8 @@ def test_no_card_has_gaps_folders_of_the_machine_or_tokens(tmp_path, monkeypatch
     base.save_pretrained(tmp_path / "base")
     model, _ = make_adapted(type(base).from_pretrained(tmp_path / "base"), str(tmp_path / "base"))
     run = tmp_path / "run"
-    make_report(data=str(tmp_path / "frames")).write(run / "evaluation")
+    (run / "adapter").mkdir(parents=True)
+    make_report(data=str(tmp_path / "frames"), model=str(run / "adapter")).write(run / "evaluation")
     make_record().write(run)
     facts = CardFacts.from_run(run, photograph=photograph)
     assert facts.training == make_record() and len(facts.evaluations) == 1
@@ -407,6 +408,19 @@ def test_a_run_tells_what_it_has_and_a_damaged_file_is_named(tmp_path):
     (tmp_path / "evaluation" / "metrics.json").write_text('{"setting":')
     with pytest.raises(ValueError, match=r"`file` is .*metrics\.json.*no result"):
         CardFacts.from_run(tmp_path)
+
+
+def test_a_run_does_not_take_the_errors_of_another_model(tmp_path):
+    for name in ("model", "adapter"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+        (tmp_path / "elsewhere" / name).mkdir(parents=True)
+    (tmp_path / "run" / "adapter").rmdir()
+    own, gone = tmp_path / "run" / "model", tmp_path / "before it was moved" / "model"
+    others = (tmp_path / "elsewhere" / "model", tmp_path / "run" / "adapter", "user/rooms", tmp_path / "run" / "base")
+    for name, count in [(own, 1), (gone, 1), *((other, 0) for other in others)]:
+        make_report(model=str(name)).write(tmp_path / "run" / "evaluation")
+        assert len(CardFacts.from_run(tmp_path / "run").evaluations) == count, name
+    assert len(CardFacts.from_run(tmp_path / "run", evaluations=[make_report()]).evaluations) == 1
 
 
 def test_a_stored_report_says_what_the_fresh_one_said(tmp_path):

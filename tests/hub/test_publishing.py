@@ -571,6 +571,17 @@ def test_a_folder_with_a_defect_is_refused_by_the_name_of_the_file(
     assert hub_server.requests == []
 
 
+def test_a_word_of_a_vocabulary_is_no_folder_of_this_machine(model_folder, monkeypatch):
+    monkeypatch.setenv("HOME", "/root")  # Qwen's vocabulary has it
+    vocabulary = json.loads((model_folder / "tokenizer.json").read_text())
+    vocabulary["model"]["vocab"]["/root"] = len(vocabulary["model"]["vocab"])
+    (model_folder / "tokenizer.json").write_text(json.dumps(vocabulary))
+    assert check_folder(model_folder) == "model"
+    edit_json(model_folder / "config.json", origin="/root/models")
+    with pytest.raises(ValueError, match=r"'config\.json' names '/root'"):
+        check_folder(model_folder)
+
+
 def test_a_missing_shard_is_refused(tmp_path):
     folder = make_folder(tmp_path / "model")
     (folder / "model.safetensors").unlink()
@@ -777,6 +788,19 @@ def test_shards_pushed_over_one_file_are_what_is_loaded_then(hub_server, pixel_v
     loaded = LLMMDEForDepthEstimation.from_pretrained("tester/rooms")
     with torch.no_grad():
         assert torch.equal(loaded(pixel_values).predicted_depth, model(pixel_values).predicted_depth)
+
+
+def test_a_whole_model_pushed_over_an_adapter_is_what_is_loaded_then(hub_server):
+    api = HfApi()
+    api.create_repo("tester/rooms")
+    card = "---\nlibrary_name: peft\nbase_model: tester/base\n---\n\n# An adapter\n"
+    for name, content in (("adapter_config.json", "{}"), ("adapter_model.safetensors", "x"), ("README.md", card)):
+        api.upload_file(path_or_fileobj=content.encode(), path_in_repo=name, repo_id="tester/rooms")
+    make_pair(max_depth=50.0)[0].push_to_hub("rooms")
+    files = published(hub_server, "tester/rooms")
+    assert not [name for name in files if name.startswith("adapter_")]
+    assert b"An adapter" not in files["README.md"]
+    assert LLMMDEForDepthEstimation.from_pretrained("tester/rooms").config.max_depth == 50.0
 
 
 def test_saving_and_pushing_uploads_what_was_saved_and_nothing_else_of_the_folder(hub_server, tmp_path):

@@ -597,6 +597,19 @@ def test_a_merged_adapter_leaves_the_weights_when_another_is_chosen_loaded_or_al
     torch.testing.assert_close(depth_of(model, pixel_values), adapters[street])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_unmerging_puts_every_weight_back_bit_for_bit(dtype, adapters):
+    (indoor, street), model = adapters, make_model().to(dtype)
+    model.load_adapter(indoor, adapter_name="indoor")
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    model.merge_adapter()
+    assert not all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    model.unmerge_adapter()
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    model.merge_adapter()
+    model.load_adapter(street, adapter_name="street")  # which compares the base by the signs of its weights
+
+
 def test_without_an_adapter_at_work_there_is_nothing_to_merge(adapters):
     model = make_model()
     with pytest.raises(ValueError, match="no adapter at work"):
