@@ -6,7 +6,8 @@ from PIL import Image
 from transformers.modeling_outputs import DepthEstimatorOutput
 from transformers.pipelines.depth_estimation import DepthEstimationPipeline
 
-_OPTIONS = ("text", "prompt", "camera", "timeout")
+_OF_PROMPTS = ("text", "prompt", "camera")
+_OPTIONS = (*_OF_PROMPTS, "timeout")
 
 
 class LLMMDEDepthEstimationPipeline(DepthEstimationPipeline):
@@ -51,19 +52,25 @@ class LLMMDEDepthEstimationPipeline(DepthEstimationPipeline):
         Returns:
             `dict` or `list[dict]`: For each image `predicted_depth` (`torch.Tensor` of shape `(height, width)`,
             float32 metres), `depth` (`PIL.Image`, 8 bits, stretched between the nearest and the farthest point) and
-            `prompt` (`str`).
+            `prompt` (`str`, or `None` for models that read none).
 
         Raises:
-            ValueError: If an image cannot be read, naming `images` and the image, or an option is unknown.
+            ValueError: If an image cannot be read, naming `images` and the image, or an option is unknown, or about
+                prompts for a model that reads none.
         """
-        unknown = sorted(kwargs.keys() - {*_OPTIONS, "images", "parameters", "batch_size", "num_workers"})
-        if unknown:
-            raise ValueError(f"`{unknown[0]}` is no option of this pipeline; it has {', '.join(_OPTIONS)}.")
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(self, parameters=None, **kwargs):
-        given = {name: kwargs.get(name) for name in _OPTIONS} | (parameters or {})
-        return {name: value for name, value in given.items() if value is not None}, {}, {}
+        given = {name: value for name, value in {**kwargs, **(parameters or {})}.items() if value is not None}
+        unknown = sorted(given.keys() - set(_OPTIONS))
+        if unknown:
+            raise ValueError(f"`{unknown[0]}` is no option of this pipeline; it has {', '.join(_OPTIONS)}.")
+        about_prompts = [name for name in _OF_PROMPTS if name in given]
+        if about_prompts and not self.model.config.use_prompt:
+            raise ValueError(
+                f"`{about_prompts[0]}` is {given[about_prompts[0]]!r}, but this model reads no prompt; leave it out."
+            )
+        return given, {}, {}
 
     def preprocess(self, image, timeout=None, text=None, prompt=None, camera=None):
         image = self.processor.image_processor.fetch_images(image, timeout)
@@ -89,7 +96,7 @@ class LLMMDEDepthEstimationPipeline(DepthEstimationPipeline):
         return {
             "predicted_depth": predicted_depth,
             "depth": _as_picture(predicted_depth),
-            "prompt": model_outputs["prompt"][0],
+            "prompt": model_outputs["prompt"][0] if self.model.config.use_prompt else None,
         }
 
 

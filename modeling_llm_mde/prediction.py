@@ -92,10 +92,12 @@ def predict_photographs(
             except ValueError as refusal:
                 possible.remove("ply")
                 error = f"no points: {refusal}"
-        is_same = before["version"] == version
+        is_same = before["version"] == version and before.get("input", photograph.name) == photograph.name
         outputs = {name: path for name, path in there.items() if is_same and name not in formats}
         try:
-            outputs |= write_prediction(log.folder, photograph.stem, depth, possible, read.levels, camera, max_angle)
+            outputs |= write_prediction(
+                log.folder, photograph.stem, depth, possible, read.levels, camera, max_angle, is_metric
+            )
         except OSError as refusal:
             if refusal.errno != errno.ENAMETOOLONG:
                 raise
@@ -111,7 +113,7 @@ def predict_photographs(
             "outputs": outputs,
         }
 
-    earlier = log.read()
+    earlier, is_metric = log.read(), model.config.depth_estimation_type == "metric"
     loader = DataLoader(
         PhotographDataset(photographs),
         batch_size=batch_size,
@@ -143,9 +145,11 @@ def _predict(
     processor: "LLMMDEProcessor",
     group: Sequence[ReadPhotograph],
     inputs: "BatchFeature",
-) -> list[tuple[np.ndarray, str]]:
+) -> list[tuple[np.ndarray, str | None]]:
     """Depth in metres at the size of each photograph, float32 `(height, width)`, and the prompt it was read with."""
     prompts = inputs.pop("prompt")
+    if not model.config.use_prompt:
+        prompts = [None] * len(group)
     with torch.no_grad():
         outputs = model(**inputs.to(model.device).to(model.dtype))
     results = processor.post_process_depth_estimation(outputs, target_sizes=[read.size for read in group])

@@ -39,6 +39,7 @@ def write_prediction(
     levels: np.ndarray | None = None,
     camera: Camera | None = None,
     max_angle: float | None = None,
+    is_metric: bool = True,
 ) -> dict[str, str]:
     """
     Writes one prediction in several formats, each file whole or not at all.
@@ -49,10 +50,11 @@ def write_prediction(
         depth (`np.ndarray` of shape `(height, width)`): Depth in metres, finite and positive.
         formats (`Sequence[str]`): Any of `"png"` (16 bits, millimetres; what lies beyond 65.535 m does not fit and
             becomes 0, missing), `"npy"` (float32, metres), `"colour"` (a picture, which states the metres of its
-            first and last colour as PNG text) and `"ply"` (points in metres).
+            first and last colour as PNG text, or of relative depth the bare numbers) and `"ply"` (points in metres).
         levels (`np.ndarray` of shape `(3, height, width)`, *optional*): The photograph, uint8; needed for `"ply"`.
         camera (`Camera`, *optional*): Needed for `"ply"`.
         max_angle (`float`, *optional*): Leaves out points at depth edges: see `without_depth_edges`.
+        is_metric (`bool`, *optional*, defaults to `True`): Whether depth is in metres, or up to an unknown factor.
 
     Returns:
         `dict[str, str]`: For each format the path below `folder`.
@@ -64,7 +66,7 @@ def write_prediction(
     if "npy" in paths:
         write_depth_npy(paths["npy"], depth)
     if "colour" in paths:
-        _write_colours(paths["colour"], depth)
+        _write_colours(paths["colour"], depth, "_metres" if is_metric else "")
     if "ply" in paths:
         _write_points(paths["ply"], depth, levels, camera, max_angle)
     return {each: path.relative_to(folder).as_posix() for each, path in paths.items()}
@@ -109,11 +111,11 @@ def _digest_of_files(config: str) -> str:
     return whole.hexdigest()
 
 
-def _write_colours(path: Path, depth: np.ndarray) -> None:
+def _write_colours(path: Path, depth: np.ndarray, unit: str) -> None:
     near, far = depth_limits(depth)
     text = PngImagePlugin.PngInfo()
-    text.add_text("first_colour_metres", f"{near:.4f}")
-    text.add_text("last_colour_metres", f"{far:.4f}")
+    text.add_text(f"first_colour{unit}", f"{near:.4f}")
+    text.add_text(f"last_colour{unit}", f"{far:.4f}")
     stored = io.BytesIO()
     Image.fromarray(colourise(depth, near, far)).save(stored, format="PNG", pnginfo=text)
     write_whole(path, stored.getvalue())
@@ -168,16 +170,30 @@ class PredictionLog:
                     f"{differs}; choose another `--output`, or predict everything anew with `--overwrite`."
                 )
 
-    def start(self, settings: dict, overwrite: bool) -> None:
-        """Makes the folder ready for a run: merges what earlier ones have left, or with `overwrite` forgets it."""
+    def start(self, settings: dict, overwritten: Sequence[str] | None = None) -> None:
+        """Makes the folder ready for a run: merges what earlier ones have left.
+
+        Args:
+            settings (`dict`): Of the run.
+            overwritten (`Sequence[str]`, *optional*): Stems whose earlier rows and files go. Those of all others go as
+                well if they were predicted with other settings, which they would contradict.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            for path in [self.path, self._settings, *self._parts()]:
-                path.unlink(missing_ok=True)
         remove_unfinished(self.folder)
-        self.merge()
-        settings = {**self._earlier_settings(), **settings}
-        write_whole(self._settings, (json.dumps(settings, indent=2) + "\n").encode())
+        rows, earlier = self.merge(), self._earlier_settings()
+        if overwritten is not None:
+            if any(earlier.get(name, value) != value for name, value in settings.items()):
+                overwritten, earlier = list(rows), {}
+            for stem in rows.keys() & set(overwritten):
+                for path in rows.pop(stem).get("outputs", {}).values():
+                    if path.endswith(tuple(SUFFIXES.values())):
+                        (self.folder / path).unlink(missing_ok=True)
+            self._write(rows)
+        write_whole(self._settings, (json.dumps({**earlier, **settings}, indent=2) + "\n").encode())
+
+    def is_there(self) -> bool:
+        """Whether the folder is that of a run."""
+        return self.path.is_file() and self._settings.is_file()
 
     def read(self) -> dict[str, dict]:
         """The merged rows by their `stem`."""
@@ -193,11 +209,13 @@ class PredictionLog:
         parts = self._parts()
         rows = {**self.read(), **_by_stem(parts)}
         rows = {stem: rows[stem] for stem in sorted(rows)}
-        text = "".join(json.dumps(row) + "\n" for row in rows.values())
-        write_whole(self.path, text.encode("utf-8"))
+        self._write(rows)
         for part in parts:
             part.unlink()
         return rows
+
+    def _write(self, rows: dict[str, dict]) -> None:
+        write_whole(self.path, "".join(json.dumps(row) + "\n" for row in rows.values()).encode("utf-8"))
 
     def _earlier_settings(self) -> dict:
         return json.loads(self._settings.read_text()) if self._settings.is_file() else {}

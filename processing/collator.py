@@ -35,8 +35,11 @@ class DepthCollator:
         strangers = [type(sample).__name__ for sample in samples if not isinstance(sample, DepthSample)]
         if strangers:
             raise ValueError(f"`samples` holds {strangers[0]}; pass `DepthSample`s, as `RGBDFolder` returns them.")
+        # Depth is in metres, whatever maps the processor was set up for.
+        has_scale = getattr(getattr(self.processor, "image_processor", None), "depth_scale", None) is not None
         return self.processor(
             images=[sample.image for sample in samples],
             depth_maps=[sample.depth for sample in samples],
             return_tensors="pt",
+            **({"depth_scale": 1.0} if has_scale else {}),
         )

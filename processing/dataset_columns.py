@@ -83,7 +83,8 @@ class ColumnReader(DepthReader):
             return _camera_of_matrix(_cell(row, column), column)
         values = [_cell(row, column) for column in self.camera_columns]
         known = all(value is not None and math.isfinite(value) for value in values)
-        return Intrinsics(*map(float, values)) if known else None
+        # Tables have 0 where a camera is not known as well as nothing.
+        return Intrinsics(*map(float, values)) if known and min(values[:2]) > 0 else None
 
     @contextmanager
     def _errors_named(self, row: "pyarrow.Table", column: str) -> Iterator[None]:

@@ -2,10 +2,9 @@
 
 import csv
 import math
-import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
@@ -15,7 +14,7 @@ from PIL import Image
 from .depth_files import MILLIMETRE, check_depth_encoding
 from .depth_readers import DepthReader, FilePair, FileReader, rows_of_pairs
 from .depth_samples import Intrinsics
-from .photographs import PHOTOGRAPH_SUFFIXES
+from .photographs import PHOTOGRAPH_SUFFIXES, visible_files
 
 if TYPE_CHECKING:
     import datasets
@@ -318,7 +317,7 @@ def _files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> tuple[dict[str, P
     """Files by their path without suffix, and how many of other suffixes there are."""
     files: dict[str, Path] = {}
     others: Counter[str] = Counter()
-    for path in _visible_files(folder):
+    for path in visible_files(folder):
         if path.suffix.lower() not in suffixes:
             others[path.suffix.lower() or "without a suffix"] += 1
             continue
@@ -327,10 +326,3 @@ def _files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> tuple[dict[str, P
             raise ValueError(f"{str(folder)!r} has {files[stem].name!r} and {path.name!r}; keep one of them.")
         files[stem] = path
     return files, others
-
-
-def _visible_files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, links to folders followed; without hidden ones, such as macOS's `._1.png`."""
-    for parent, subfolders, names in os.walk(folder, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))

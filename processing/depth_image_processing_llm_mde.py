@@ -150,9 +150,6 @@ class DepthImageProcessingMixin:
         photographs = [
             read_photograph(image, do_convert_rgb, input_data_format) for image in flatten_inputs(images, "images", 3)
         ]
-        if not do_rescale and all(photograph.in_unit_range for photograph in photographs):
-            do_rescale, rescale_factor = True, 1 / 255  # Floats between 0 and 1 stay there.
-
         resized = [self._from_tensor(photograph.levels, device) for photograph in photographs]
         if do_resize:
             target_size = partial(
@@ -171,9 +168,14 @@ class DepthImageProcessingMixin:
             )
 
         data = {}
-        data["pixel_values"] = self._scale_images(
-            resized, do_rescale, rescale_factor, disable_grouping=disable_grouping, **kwargs
-        )
+        scale = partial(self._scale_images, disable_grouping=disable_grouping, **kwargs)
+        if do_rescale:
+            data["pixel_values"] = scale(resized, True, rescale_factor)
+        else:  # Floats between 0 and 1 stay there, whatever the others are.
+            data["pixel_values"] = [
+                scale([image], photograph.in_unit_range, 1 / 255)[0]
+                for photograph, image in zip(photographs, resized, strict=True)
+            ]
         if depth_maps is not None:
             depths = [read_depth_map(depth, depth_scale) for depth in flatten_inputs(depth_maps, "depth_maps", 2)]
             if len(depths) != len(photographs):

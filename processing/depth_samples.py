@@ -1,6 +1,7 @@
 """What every data set of this package gives, one sample at a time."""
 
 import importlib
+import math
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -10,12 +11,23 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Intrinsics:
-    """A pinhole camera in pixels of its photograph: focal lengths and principal point, pixel centres at integers."""
+    """A pinhole camera in pixels of its photograph: focal lengths and principal point, pixel centres at integers.
+
+    Raises:
+        ValueError: If a focal length is not positive, or a number not finite.
+    """
 
     fx: float
     fy: float
     cx: float
     cy: float
+
+    def __post_init__(self):
+        if not (min(self.fx, self.fy) > 0 and all(map(math.isfinite, (self.fx, self.fy, self.cx, self.cy)))):
+            raise ValueError(
+                f"`intrinsics` is fx {self.fx:g}, fy {self.fy:g}, cx {self.cx:g}, cy {self.cy:g}; give positive focal "
+                "lengths and a principal point, in pixels, or leave all of them out."
+            )
 
 
 @dataclass(frozen=True)

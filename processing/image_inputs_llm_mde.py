@@ -257,6 +257,8 @@ def _content(name: str, timeout: float) -> bytes:
 def _decode(image: Image.Image, argument: str) -> None:
     """Reads the pixels of an image that was opened only, as `Image.open` leaves it."""
     try:
+        if image.format in _PROGRAMS:
+            raise ValueError(f"{image.format} is a program, which Ghostscript would run")
         image.load()
     except Exception as error:
         name = getattr(image, "filename", "") or "an image"

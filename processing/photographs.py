@@ -3,7 +3,7 @@
 import glob
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
     from .processing_llm_mde import LLMMDEProcessor
 
-PHOTOGRAPH_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+PHOTOGRAPH_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2"),
+    *(".heic", ".heif"),  # for which Pillow needs a plugin: without it they are told as unreadable
+)
 
 
 @dataclass(frozen=True)
@@ -153,8 +156,8 @@ class PhotographCollator:
 def find_photographs(names: Sequence[str]) -> list[PhotographFile]:
     """The photographs in files, folders (with all below them) and glob patterns, in this order and each once.
 
-    Of a folder come the files with the suffix of a photograph, without hidden ones; a pattern gives whatever matches,
-    as in a shell.
+    Of a folder come the files with the suffix of a photograph, without hidden ones, links to folders followed; a
+    pattern gives whatever matches, as in a shell.
 
     Raises:
         ValueError: If a name leads to nothing.
@@ -163,7 +166,7 @@ def find_photographs(names: Sequence[str]) -> list[PhotographFile]:
     for name in names:
         named = Path(name)
         if named.is_dir():
-            paths = [path for path in sorted(named.rglob("*")) if _is_photograph(path.relative_to(named), path)]
+            paths = sorted(path for path in visible_files(named) if path.suffix.lower() in PHOTOGRAPH_SUFFIXES)
         elif named.is_file():
             paths = [named]
         else:
@@ -196,9 +199,11 @@ def photographs_of_samples(samples: Sequence[DepthSample]) -> list[PhotographOfS
     ]
 
 
-def _is_photograph(relative: Path, path: Path) -> bool:
-    is_hidden = any(part.startswith(".") for part in relative.parts)
-    return path.suffix.lower() in PHOTOGRAPH_SUFFIXES and not is_hidden and path.is_file()
+def visible_files(folder: Path) -> Iterator[Path]:
+    """All files below a folder, links to folders followed; without hidden ones, such as macOS's `._1.png`."""
+    for parent, subfolders, names in os.walk(folder, followlinks=True):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _photograph_file(path: Path, named: Path) -> PhotographFile:
@@ -226,4 +231,5 @@ __all__ = [
     "ReadPhotograph",
     "find_photographs",
     "photographs_of_samples",
+    "visible_files",
 ]

@@ -60,10 +60,9 @@ def back_project(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
         order of `image[depth > 0]`.
 
     Raises:
-        ValueError: If `depth` is not two-dimensional, or a focal length is not positive.
+        ValueError: If `depth` is not two-dimensional.
     """
     depth = _as_map(depth)
-    _check_focal_lengths(intrinsics)
     v, u = np.nonzero(np.isfinite(depth) & (depth > 0))
     z = depth[v, u].astype(np.float64)
     x, y = (u - intrinsics.cx) * z / intrinsics.fx, (v - intrinsics.cy) * z / intrinsics.fy
@@ -89,10 +88,9 @@ def without_depth_edges(depth: np.ndarray, intrinsics: Intrinsics, max_angle: fl
         `np.ndarray` of the same shape, float32: The depth, 0 where it was dropped or missing.
 
     Raises:
-        ValueError: If `depth` is not two-dimensional, a focal length is not positive, or the angle is out of range.
+        ValueError: If `depth` is not two-dimensional, or the angle is out of range.
     """
     depth = _as_map(depth).astype(np.float32)
-    _check_focal_lengths(intrinsics)
     _check_max_angle(max_angle)
     measured = np.isfinite(depth) & (depth > 0)
     z = np.where(measured, depth, np.float32(np.nan))
@@ -124,7 +122,7 @@ def depth_mesh(depth: np.ndarray, intrinsics: Intrinsics, max_angle: float = 85.
         [`DepthMesh`]: Vertices, triangles and pixels, without vertices in no triangle; empty where nothing is left.
 
     Raises:
-        ValueError: If `depth` is not two-dimensional, a focal length is not positive, or the angle is out of range.
+        ValueError: If `depth` is not two-dimensional, or the angle is out of range.
     """
     depth = _as_map(depth)
     _check_max_angle(max_angle)
@@ -169,8 +167,7 @@ def distance_between(
         first, second (`tuple[int, int]`): Column and row of a pixel, from the top left.
 
     Raises:
-        ValueError: If a pixel lies outside the map or its depth is missing, `depth` is not two-dimensional, or a focal
-            length is not positive.
+        ValueError: If a pixel lies outside the map or its depth is missing, or `depth` is not two-dimensional.
     """
     depth = _as_map(depth)
     height, width = depth.shape
@@ -452,11 +449,6 @@ def _as_map(depth: np.ndarray) -> np.ndarray:
 def _check_max_angle(max_angle: float) -> None:
     if not 0 < max_angle < 90:
         raise ValueError(f"`max_angle` is {max_angle}; pass degrees between 0 and 90, for example 85.")
-
-
-def _check_focal_lengths(intrinsics: Intrinsics) -> None:
-    if not (intrinsics.fx > 0 and intrinsics.fy > 0):
-        raise ValueError(f"`intrinsics` is {intrinsics}; focal lengths are positive numbers of pixels.")
 
 
 __all__ = [

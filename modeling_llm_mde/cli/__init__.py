@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments (`Sequence[str]`, *optional*): Words of the command line; defaults to those of the process.
     """
-    command, *rest = sys.argv[1:] if arguments is None else arguments or [""]
+    command, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
     if command in ("", "-h", "--help"):
         print(_usage())
         sys.exit(0 if command else 2)

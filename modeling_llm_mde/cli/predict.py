@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from llm_mde.prediction import predict_photographs
@@ -32,6 +33,8 @@ from .data_arguments import DataArguments
 
 if TYPE_CHECKING:
     from accelerate import PartialState
+
+    from llm_mde import LLMMDEForDepthEstimation, LLMMDEProcessor
 
 ASSUMED_FOV = 60.0
 ASSUMED = f"an assumed horizontal field of view of {ASSUMED_FOV:g} degrees"
@@ -171,11 +174,12 @@ def _run(
             f"`formats` is {options.formats}, but {options.model!r} predicts depth up to an unknown factor, which is "
             "no metres; choose npy and colour."
         )
+    _check_prompt(options, model, processor)
     settings["model_digest"] = model_digest(options.model, options.revision, model.name_or_path)
     if not options.overwrite:
         log.check_settings(settings)
     if rank == 0:
-        log.start(settings, options.overwrite)
+        log.start(settings, [photograph.stem for photograph in photographs] if options.overwrite else None)
     _wait(processes)
     earlier = log.read()
     to_do = [photograph for photograph in photographs if not _is_there(photograph, earlier, versions, options)]
@@ -199,6 +203,16 @@ def _run(
     )
     _wait(processes)
     return _report(photographs, log.merge(), versions, options) if rank == 0 else 0
+
+
+def _check_prompt(options: PredictArguments, model: "LLMMDEForDepthEstimation", processor: "LLMMDEProcessor") -> None:
+    """Refuses a text or a camera that this model or processor does not take, before any photograph is read."""
+    for name in ("text", "camera"):
+        if getattr(options, name) is not None and not model.config.use_prompt:
+            raise ValueError(
+                f"`{name}` is {getattr(options, name)!r}, but {options.model!r} reads no prompt; leave it out."
+            )
+    processor(images=np.zeros((8, 8, 3), np.uint8), text=options.text, camera=options.camera)
 
 
 def _report(
@@ -316,8 +330,21 @@ def _versions(photographs: list[PhotographFile | PhotographOfSample], data_optio
     reading = {name: getattr(data_options, name) for name in _OF_STORED_PHOTOGRAPHS}
     rows = photographs[0].samples.rows
     # Where photographs are no files of their own, the file that holds all of them, else the name of the data tells.
-    files = rows.with_format(None)["rgb"] if "rgb" in rows.column_names else [data_options.data] * len(rows)
-    return {each.stem: reading | _version_of_file(Path(files[each.index])) for each in photographs}
+    if "rgb" in rows.column_names:
+        files = rows.with_format(None)["rgb"]
+        return {each.stem: reading | _version_of_file(Path(files[each.index])) for each in photographs}
+    reading |= {"black_frame": getattr(photographs[0].samples.reader, "with_black_frame", False)}  # NYU's test set
+    reading |= _version_of_data(Path(data_options.data))
+    return {each.stem: reading for each in photographs}
+
+
+def _version_of_data(path: Path) -> dict:
+    """Bytes and time of a file that holds all photographs, or of all files of a folder; nothing of a Hub id."""
+    if not path.is_dir():
+        return _version_of_file(path)
+    files = [_version_of_file(each) for each in path.rglob("*") if each.is_file()]
+    newest = max((file.get("modified_ns", 0) for file in files), default=0)
+    return {"bytes": sum(file.get("bytes", 0) for file in files), "modified_ns": newest}
 
 
 def _version_of_file(path: Path) -> dict:
@@ -328,8 +355,12 @@ def _version_of_file(path: Path) -> dict:
 
 
 def _is_output(path: Path, output: Path) -> bool:
-    """Whether an earlier run wrote this file: folders of photographs may contain the output folder."""
-    return Path(os.path.abspath(path)).is_relative_to(output) and path.name.endswith(tuple(SUFFIXES.values()))
+    """Whether an earlier run wrote this file: folders of photographs may contain output folders, this run's or one
+    with a log."""
+    path = Path(os.path.abspath(path))
+    if not path.name.endswith(tuple(SUFFIXES.values())):
+        return False
+    return path.is_relative_to(output) or any(PredictionLog(folder).is_there() for folder in path.parents)
 
 
 def _is_there(

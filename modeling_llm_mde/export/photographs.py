@@ -11,6 +11,8 @@ from llm_mde.processing.datasets import recognise_layout
 from llm_mde.processing.image_inputs_llm_mde import open_image
 from llm_mde.processing.photographs import find_photographs
 
+_TABLES = ("index", "hub")  # layouts known by a table, which may be one of something else
+
 
 def example_photographs() -> list[Image.Image]:
     """Those that came with the package.
@@ -36,10 +38,13 @@ def photographs_in(folder: str | Path, count: int) -> list[Image.Image]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"`calibration_data` is {str(folder)!r}, which is no folder; give one with photographs.")
+    layout = None
     try:
-        frames = load_depth_dataset(folder, recognise_layout(folder), check_units=False)
+        layout = recognise_layout(folder)
+        frames = load_depth_dataset(folder, layout, check_units=False)
     except ValueError:
-        if any("depth" in path.name.lower() for path in folder.iterdir()):
+        may_be_no_frames = layout in (None, *_TABLES)
+        if not may_be_no_frames or any("depth" in path.name.lower() for path in folder.iterdir()):
             raise  # frames that are incomplete: their depth maps are no photographs
         paths = [photograph.path for photograph in find_photographs([str(folder)])]
         return [open_image(paths[index], "calibration_data") for index in spread(len(paths), count)]

@@ -55,6 +55,14 @@ def test_an_unknown_command_ends_in_one_line_that_lists_the_others(capsys):
     assert all(command in printed for command in COMMANDS)
 
 
+def test_no_command_at_all_shows_what_there_is(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["llm-mde"])
+    with pytest.raises(SystemExit) as exit_info:
+        main()
+    assert exit_info.value.code == 2
+    assert "usage: llm-mde COMMAND" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as exit_info:

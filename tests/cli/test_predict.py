@@ -219,6 +219,24 @@ def test_overwriting_predicts_everything_again(predictions, predicted):
     assert all("A kitchen." in row["prompt"] for row in rows.values())
 
 
+def test_overwriting_with_another_model_leaves_no_depth_of_the_old_one(predictions, tmp_path):
+    predictions("--formats", "npy")
+    other = write_model_folder(tmp_path / "other", *make_pair(max_depth=20.0))
+    status, rows = predictions("--overwrite", "--formats", "png", images=["photos/a.png"], model=other)
+    assert status == 0
+    assert list(rows) == ["photos/a"]
+    assert files_below("out") == {"photos/a_depth_mm.png", "predictions.jsonl", "settings.json"}
+
+
+def test_overwriting_with_the_same_settings_leaves_other_photographs_alone(predictions, predicted):
+    predictions("--formats", "npy")
+    before = depth_maps("out")
+    status, rows = predictions("--overwrite", "--formats", "npy", images=["photos/a.png"])
+    assert status == 0 and len(rows) == 5
+    assert predicted == [5, 1]
+    assert depth_maps("out").keys() == before.keys()
+
+
 def test_a_bad_file_is_one_line_at_the_end_and_the_rest_is_done(predictions, predicted, capsys):
     whole = Path("photos/d.png").read_bytes()
     Path("photos/d.png").write_bytes(whole[: len(whole) // 2])
@@ -298,6 +316,8 @@ def test_relative_depth_is_written_only_where_no_metres_are_promised(predictions
     assert "unknown factor" in capsys.readouterr().err
     assert not Path("out").exists()
     assert predictions("--formats", "npy", "colour", model=folder)[0] == 0
+    with Image.open("out/photos/a_colour.png") as picture:
+        assert set(picture.text) == {"first_colour", "last_colour"}
 
 
 def test_depth_has_the_orientation_in_which_a_photograph_is_displayed(predictions):
@@ -399,6 +419,30 @@ def test_results_inside_the_folder_of_photographs_are_not_photographs(prediction
     assert predicted == [5]
     status, _ = predictions(images=["photos/a_depth_mm.png"], output=".")
     assert status == 2
+
+
+def test_results_of_another_run_are_not_photographs_either(predictions, predicted):
+    predictions("--formats", "png", "colour", output="photos/one")
+    _, rows = predictions("--formats", "png", output="photos/two")
+    assert predicted == [5, 5]
+    assert len(rows) == 5
+
+
+def test_links_to_folders_and_every_suffix_of_a_photograph_are_followed(predictions, tmp_path):
+    save_photograph(tmp_path / "elsewhere" / "far.gif")
+    save_photograph(Path("photos/f.JFIF"), format="JPEG")
+    Path("photos/link").symlink_to(tmp_path / "elsewhere")
+    status, rows = predictions()
+    assert status == 0
+    assert {"photos/link/far", "photos/f"} < set(rows) and len(rows) == 7
+
+
+def test_a_model_that_reads_no_prompt_takes_no_words(predictions, tmp_path, capsys):
+    folder = write_model_folder(tmp_path / "silent", *make_pair(use_prompt=False))
+    for flag in ("--text", "--camera"):
+        assert predictions(flag, "a kitchen", model=folder) == (2, {})
+        assert f"`{flag[2:]}` is 'a kitchen', but" in capsys.readouterr().err
+    assert {row["prompt"] for row in predictions(model=folder)[1].values()} == {None}
 
 
 def test_photographs_that_differ_in_their_suffix_alone_keep_it_in_their_results(predictions, predicted):
@@ -515,6 +559,18 @@ def test_a_data_set_read_in_another_way_is_predicted_again(predictions, tmp_path
     assert depth_maps("out")["rgb/1_depth.npy"].shape == (352, 1216)
 
 
+def test_a_table_with_other_photographs_is_predicted_again(predictions, tmp_path, predicted):
+    datasets = pytest.importorskip("datasets")
+    words = ["--data", str(tmp_path / "table"), "--depth_scale", "1", "--eval_split", "all", "--formats", "npy"]
+    (tmp_path / "table").mkdir()
+    for level in (50, 200, 200):
+        row = {"image": np.full((20, 30, 3), level, np.uint8).tolist(), "depth": np.full((20, 30), 2.0).tolist()}
+        if level == 50 or len(predicted) == 1:
+            datasets.Dataset.from_list([row]).to_parquet(tmp_path / "table" / "train.parquet")
+        assert predictions(*words, images=[])[0] == 0
+    assert predicted == [1, 1]
+
+
 def test_flags_of_training_are_refused_beside_a_data_set(predictions, capsys):
     assert predictions("--data", "frames", "--shots", "5", images=[])[0] == 2
     assert "`shots` is '5', which is about training" in capsys.readouterr().err
@@ -568,7 +624,7 @@ def test_arguments_can_come_from_a_file(photos, model_folder):
 
 def test_the_log_of_a_killed_run_is_read_up_to_its_torn_line(tmp_path):
     log, other = PredictionLog(tmp_path), PredictionLog(tmp_path, rank=1)
-    log.start({"model": "m"}, overwrite=False)
+    log.start({"model": "m"})
     log.add({"stem": "b", "run": 1})
     log.merge()
     other.add({"stem": "a", "run": 2})
@@ -580,12 +636,15 @@ def test_the_log_of_a_killed_run_is_read_up_to_its_torn_line(tmp_path):
     (tmp_path / ".mine.tmp").write_bytes(b"not ours")
 
     log = PredictionLog(tmp_path)
-    log.start({"fov": 60}, overwrite=False)
+    log.start({"fov": 60})
     assert list(log.read().items()) == [("a", {"stem": "a", "run": 2}), ("b", {"stem": "b", "run": 2})]
     assert files_below(tmp_path) == {"predictions.jsonl", "settings.json", ".mine.tmp"}
     assert json.loads((tmp_path / "settings.json").read_text()) == {"model": "m", "fov": 60}
-    log.start({"fov": 60}, overwrite=True)
+    log.start({"fov": 60}, overwritten=["a"])
+    assert list(log.read()) == ["b"]
+    log.start({"fov": 61}, overwritten=[])
     assert log.read() == {}
+    assert json.loads((tmp_path / "settings.json").read_text()) == {"fov": 61}
 
 
 def command(*arguments, launcher=()) -> list[str]:

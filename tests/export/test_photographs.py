@@ -56,6 +56,17 @@ def test_incomplete_frames_are_refused_rather_than_their_depth_taken_for_photogr
         photographs_in(tmp_path, 3)
 
 
+def test_incomplete_frames_in_folders_of_splits_are_refused_as_well(tmp_path):
+    pytest.importorskip("datasets")
+    for split in ("train", "val"):
+        save_photographs(tmp_path / split / "rgb", 3)
+        (tmp_path / split / "depth").mkdir()
+        for index in range(2):
+            write_depth_png(tmp_path / split / "depth" / f"{index:03}.png", np.full((10, 12), 2.0))
+    with pytest.raises(ValueError, match="002"):
+        photographs_in(tmp_path, 3)
+
+
 def test_what_is_no_folder_or_has_no_photograph_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"`calibration_data` is .*nowhere', which is no folder"):
         photographs_in(tmp_path / "nowhere", 3)

@@ -89,6 +89,15 @@ def test_an_image_of_floats_is_refused():
         READING["upright_levels"](Image.fromarray(np.zeros((4, 4), dtype=np.float32)))
 
 
+@pytest.mark.parametrize("value", [-500, 70_000])
+def test_whole_numbers_beyond_16_bits_are_refused_as_by_the_processor(value):
+    image = Image.fromarray(np.full((4, 4), value, dtype=np.int32))
+    with pytest.raises(ValueError, match=f"values from {value}"):
+        READING["upright_levels"](image)
+    with pytest.raises(ValueError, match=f"values from {value}"):
+        read_photograph(image)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_photographs_are_turned_upright(orientation, tmp_path):
     exif = Image.Exif()

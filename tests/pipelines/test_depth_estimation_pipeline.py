@@ -171,3 +171,17 @@ def test_a_sentence_about_the_camera_reaches_the_prompt(estimate):
 def test_an_option_that_nothing_would_read_is_refused(estimate):
     with pytest.raises(ValueError, match="`txt` is no option of this pipeline; it has text, prompt, camera, timeout"):
         estimate(PHOTOS[0], txt="A kitchen.")
+
+
+def test_an_option_that_nothing_would_read_is_refused_at_construction_too(folder):
+    with pytest.raises(ValueError, match="`txt` is no option of this pipeline"):
+        pipeline("depth-estimation", model=folder, trust_remote_code=True, txt="A kitchen.")
+
+
+def test_a_model_that_reads_no_prompt_takes_none_and_returns_none():
+    model, processor = make_pair(use_prompt=False)
+    estimate = LLMMDEDepthEstimationPipeline(model, processor=processor)
+    assert estimate(PHOTOS[0])["prompt"] is None
+    for option in ("text", "prompt", "camera"):
+        with pytest.raises(ValueError, match=f"`{option}` is 'a kitchen', but this model reads no prompt"):
+            estimate(PHOTOS[0], **{option: "a kitchen"})

@@ -55,6 +55,13 @@ def test_the_prompt_states_the_statistics_of_the_photograph_the_model_sees(augme
     torch.testing.assert_close(batch["input_ids"], processor(sample.image, return_tensors="pt")["input_ids"])
 
 
+def test_metres_stay_metres_with_a_processor_that_was_set_up_for_millimetres():
+    images = LLMMDEImageProcessor(size={"height": 40, "width": 60}, depth_scale=0.001)
+    processor = LLMMDEProcessor(images, make_bert_tokenizer(), max_prompt_length=96)
+    labels = DepthCollator(processor)([ramp()])["labels"]
+    np.testing.assert_array_equal(labels[0], ramp().depth)
+
+
 def test_what_cannot_be_collated_is_refused():
     with pytest.raises(ValueError, match="samples"):
         DepthCollator(RecordingProcessor())([])

@@ -145,13 +145,15 @@ def test_arrays_of_either_order_are_photographs_and_depth(tmp_path):
     features = {column: datasets.Value("float64") for column in ("fx", "fy", "cx", "cy")}
     features |= {"picture": datasets.Array3D((3, 6, 8), "float32"), "distance": datasets.Array3D((1, 6, 8), "float32")}
     features["normal"] = datasets.Array3D((3, 6, 8), "float32")
-    folder = write_hub(tmp_path / "hub", {"train": [row, row | {"cx": None}]}, features)
+    unknown = [row | {"cx": None}, row | {"fx": 0.0, "fy": 0.0, "cx": 0.0, "cy": 0.0}]
+    folder = write_hub(tmp_path / "hub", {"train": [row, *unknown]}, features)
     frames = load_depth_dataset(folder, depth_scale=1, image_column="picture", depth_column="distance")
     assert "normal" not in frames.rows.column_names
     assert frames[0].image.getpixel((7, 5)) == (51, 51, 51)
     assert (frames[0].depth == 2.5).all()
     assert frames[0].intrinsics == Intrinsics(fx=500, fy=501, cx=4, cy=3)
     assert frames[1].intrinsics is None
+    assert frames[2].intrinsics is None
 
 
 def test_nested_lists_and_wide_numbers_are_arrays_too(tmp_path):

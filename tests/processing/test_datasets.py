@@ -203,6 +203,7 @@ def test_transparent_pixels_lie_over_white_as_for_prediction(indexed):
         ({"depth_encoding": "tiff"}, "png16_rot3"),
         ({"depth_scale_to_metres": "one"}, "depth_scale_to_metres"),
         ({"fx": "500"}, "half a camera"),
+        (dict.fromkeys(("fx", "fy", "cx", "cy"), "0"), "line 2.*positive focal lengths"),
         ({"rgb": "rgb/7.png"}, r"1 of the files it lists are not there.*7\.png"),
     ],
 )
@@ -332,8 +333,8 @@ def test_files_that_no_pair_takes_are_named_and_hidden_ones_are_not_looked_at(tm
     (tmp_path / "depth" / "1.png").rename(tmp_path / "depth" / "1.exr")
     with pytest.raises(ValueError, match=r"the first '1'; .* Ignored in depth/: 1 \.exr; it takes \.png, \.npy\.$"):
         RGBDFolder(tmp_path)
-    (tmp_path / "rgb" / "1.png").rename(tmp_path / "rgb" / "1.heic")
-    with pytest.raises(ValueError, match=r"rgb/ holds no photograph .* Ignored in rgb/: 1 \.heic"):
+    (tmp_path / "rgb" / "1.png").rename(tmp_path / "rgb" / "1.cr2")
+    with pytest.raises(ValueError, match=r"rgb/ holds no photograph .* Ignored in rgb/: 1 \.cr2"):
         RGBDFolder(tmp_path)
 
 

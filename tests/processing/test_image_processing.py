@@ -196,6 +196,14 @@ def test_without_rescaling_values_keep_their_range(image_processor):
         assert image_processor(image, **options)["pixel_values"].flatten().tolist() == pytest.approx(image.ravel())
 
 
+def test_without_rescaling_an_image_does_not_depend_on_its_neighbours(image_processor):
+    options = {"do_rescale": False, "do_normalize": False, "do_resize": False, "return_tensors": "pt"}
+    unit, levels = np.linspace(0, 1, 48).reshape(4, 4, 3), np.linspace(0, 255, 48).reshape(4, 4, 3)
+    together = image_processor([unit, levels], **options)["pixel_values"]
+    for image, pixel_values in zip((unit, levels), together, strict=True):
+        torch.testing.assert_close(image_processor(image, **options)["pixel_values"][0], pixel_values)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.3, 1.7, 9.5, 255.5])
 def test_values_outside_the_range_of_images_are_refused(image_processor, value):
     image = np.zeros((4, 4, 3), dtype=np.float32)
@@ -345,6 +353,16 @@ def test_files_that_cannot_be_read_are_named(image_processor, tmp_path):
     for name in ("missing.png", "text.png", "cut.png", "."):
         with pytest.raises(ValueError, match=r"`images` contains .*cannot be read as an image"):
             image_processor(tmp_path / name)
+
+
+def test_a_program_is_not_run_however_it_was_opened(image_processor, tmp_path, monkeypatch):
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 31 23\n(x) print\nshowpage\n%%EOF\n"
+    (tmp_path / "photo.jpg").write_bytes(program)
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *args, **options: pytest.fail("it was run"))
+    with Image.open(tmp_path / "photo.jpg") as image:
+        assert image.format == "EPS"
+        with pytest.raises(ValueError, match=r"`images` contains .*photo\.jpg', which cannot be decoded .*program"):
+            image_processor(image)
 
 
 # Sizes

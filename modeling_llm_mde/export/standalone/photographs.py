@@ -36,7 +36,10 @@ def upright_levels(image):
     if image.mode == "F":
         raise ValueError("the photograph has 32 bits of floating point (mode F); save it with 8 bits")
     if image.mode.startswith("I"):  # 16 bits
-        levels = ((np.asarray(image).astype(np.int32) + 128) // 257).astype(np.uint8)
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"the photograph has values from {values.min()} to {values.max()}; save it with 16 bits")
+        levels = ((values + 128) // 257).astype(np.uint8)
         return np.stack([levels] * 3, axis=-1)
     if image.has_transparency_data:
         rgba = np.asarray(image.convert("RGBA")).astype(np.int32)

@@ -21,7 +21,9 @@ settings = json.loads((folder / "export.json").read_text(encoding="utf-8"))
 tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 network = load_network(folder / settings["model_file"])
 
-inputs, prompt, size = prepare(Image.open(sys.argv[1]), settings, tokenizer)
+Image.init()
+formats = [name for name in Image.ID if name != "EPS"]  # a program, which Ghostscript would run
+inputs, prompt, size = prepare(Image.open(sys.argv[1], formats=formats), settings, tokenizer)
 depth = enlarge(network(inputs)[0], size)  # (height, width) of the photograph, metres
 
 millimetres = np.rint(1000 * depth)
