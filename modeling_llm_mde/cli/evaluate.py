@@ -17,10 +17,10 @@ from llm_mde.evaluation import (
     MedianDepthBaseline,
     WorstCases,
     evaluate_depth,
+    fit_baselines,
     get_protocol,
     protocol_for_model,
 )
-from llm_mde.evaluation.baselines import MEANS
 from llm_mde.evaluation.processes import join_processes
 from llm_mde.evaluation.protocols import ALIGNMENTS, CROPS
 from llm_mde.evaluation.report import make_folder
@@ -196,11 +196,7 @@ def _fit_baselines(
     train_options: DataArguments, protocol: EvaluationProtocol
 ) -> list[MedianDepthBaseline | MeanDepthMapBaseline]:
     try:
-        frames = train_options.load_train()
-        return [
-            MedianDepthBaseline.fit(frames, protocol=protocol),
-            *(MeanDepthMapBaseline.fit(frames, mean=mean, protocol=protocol) for mean in MEANS),
-        ]
+        return fit_baselines(train_options.load_train(), protocol)
     except ValueError as error:
         raise ValueError(f"the baselines need a training set (--train_data, or --baselines false): {error}") from error
 

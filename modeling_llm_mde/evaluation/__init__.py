@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from .alignment import align_depth
-from .baselines import MeanDepthMapBaseline, MedianDepthBaseline
+from .baselines import MeanDepthMapBaseline, MedianDepthBaseline, fit_baselines
 from .boundaries import boundary_f1
 from .evaluator import EvaluationResult, evaluate_depth, predict_depth
 from .matching import MatchedDepth, match_depth
@@ -32,6 +32,7 @@ __all__ = [
     "boundary_f1",
     "depth_metrics",
     "evaluate_depth",
+    "fit_baselines",
     "get_protocol",
     "match_depth",
     "measure_depth",

@@ -16,6 +16,7 @@ from .matching import counted_pixels
 from .protocols import EvaluationProtocol, get_protocol
 
 MEANS = ("geometric", "arithmetic")
+_GRID = (60, 80)  # height and width of mean maps
 
 
 class MedianDepthBaseline:
@@ -87,7 +88,7 @@ class MeanDepthMapBaseline:
     def fit(
         cls,
         train_dataset: Iterable[DepthSample],
-        size: tuple[int, int] = (60, 80),
+        size: tuple[int, int] = _GRID,
         mean: str = "geometric",
         protocol: str | EvaluationProtocol | None = None,
     ) -> "MeanDepthMapBaseline":
@@ -107,20 +108,10 @@ class MeanDepthMapBaseline:
             ValueError: If a side of `size` is not positive, `mean` is unknown, no pixel is measured, or the protocol
                 counts none.
         """
-        is_geometric = _known_mean(mean) == "geometric"
-        if min(size) < 1:
-            raise ValueError(f"`size` is {size}; pass a positive height and width.")
-        total = torch.zeros(size, dtype=torch.float64)
-        share = torch.zeros(size, dtype=torch.float64)
+        sums = _SumsOfMaps(size, mean)
         for depth in _CountedDepth.of(train_dataset, protocol).depth_maps():
-            depth = torch.tensor(depth, dtype=torch.float64)
-            measured = depth > 0
-            values = torch.where(measured, depth, 1.0).log() if is_geometric else depth
-            cells = F.adaptive_avg_pool2d(torch.stack([values, measured.to(torch.float64)]), size)
-            total += cells[0]
-            share += cells[1]
-        depth_map = _mean_with_neighbours(total, share)
-        return cls((depth_map.exp() if is_geometric else depth_map).float(), mean)
+            sums.add(depth)
+        return cls(sums.mean_map(), mean)
 
     def predict(self, height: int, width: int) -> Tensor:
         """The map at this size, float32 `(height, width)` in metres, bilinear."""
@@ -133,17 +124,65 @@ class MeanDepthMapBaseline:
         return [self.predict(image.height, image.width) for image in images]
 
 
+def fit_baselines(
+    train_dataset: Iterable[DepthSample], protocol: str | EvaluationProtocol | None = None
+) -> list[MedianDepthBaseline | MeanDepthMapBaseline]:
+    """The median and both mean maps of a training set, each depth map read once.
+
+    Args:
+        train_dataset (iterable of [`DepthSample`]): The training set.
+        protocol (`str` or [`EvaluationProtocol`], *optional*): As in [`MedianDepthBaseline.fit`].
+
+    Raises:
+        ValueError: If no pixel is measured, or the protocol counts none.
+    """
+    sums = [_SumsOfMaps(_GRID, mean) for mean in MEANS]
+    median = median_depth(_CountedDepth.of(train_dataset, protocol, sums))
+    return [MedianDepthBaseline(median), *(MeanDepthMapBaseline(each.mean_map(), each.mean) for each in sums)]
+
+
+class _SumsOfMaps:
+    """What a mean map is made of, taken up map by map."""
+
+    def __init__(self, size: tuple[int, int], mean: str):
+        if min(size) < 1:
+            raise ValueError(f"`size` is {size}; pass a positive height and width.")
+        self.mean = _known_mean(mean)
+        self._total = torch.zeros(size, dtype=torch.float64)
+        self._share = torch.zeros(size, dtype=torch.float64)
+
+    def add(self, depth: np.ndarray) -> None:
+        depth = torch.tensor(depth, dtype=torch.float64)
+        measured = depth > 0
+        values = torch.where(measured, depth, 1.0).log() if self.mean == "geometric" else depth
+        cells = F.adaptive_avg_pool2d(torch.stack([values, measured.to(torch.float64)]), self._total.shape)
+        self._total += cells[0]
+        self._share += cells[1]
+
+    def mean_map(self) -> Tensor:
+        """Float32 `(height, width)` in metres."""
+        depth_map = _mean_with_neighbours(self._total, self._share)
+        return (depth_map.exp() if self.mean == "geometric" else depth_map).float()
+
+
 @dataclass(frozen=True)
 class _CountedDepth:
-    """The measured maps of a training set, in which every pixel that a protocol would not count is missing."""
+    """The measured maps of a training set, in which every pixel that a protocol would not count is missing. Each map
+    also goes to `sums`."""
 
     dataset: Iterable[DepthSample]
     protocol: EvaluationProtocol
+    sums: Sequence[_SumsOfMaps] = ()
 
     @classmethod
-    def of(cls, dataset: Iterable[DepthSample], protocol: str | EvaluationProtocol | None) -> "_CountedDepth":
+    def of(
+        cls,
+        dataset: Iterable[DepthSample],
+        protocol: str | EvaluationProtocol | None,
+        sums: Sequence[_SumsOfMaps] = (),
+    ) -> "_CountedDepth":
         anything = EvaluationProtocol("every measured pixel", min_depth=0.0, max_depth=math.inf)
-        return cls(dataset, anything if protocol is None else get_protocol(protocol))
+        return cls(dataset, anything if protocol is None else get_protocol(protocol), sums)
 
     def depth_maps(self) -> Iterator[np.ndarray]:
         """Each map, float32 in metres, 0 where nothing counts; photographs stay closed where the set allows it.
@@ -156,7 +195,10 @@ class _CountedDepth:
         for depth in maps:
             counted = self._counted(torch.tensor(depth)).numpy()
             any_counted |= bool(counted.any())
-            yield np.where(counted, depth, np.float32(0))
+            depth = np.where(counted, depth, np.float32(0))
+            for each in self.sums:
+                each.add(depth)
+            yield depth
         if not any_counted:
             protocol = self.protocol
             raise ValueError(
@@ -188,4 +230,4 @@ def _known_mean(mean: str) -> str:
     return mean
 
 
-__all__ = ["MeanDepthMapBaseline", "MedianDepthBaseline"]
+__all__ = ["MeanDepthMapBaseline", "MedianDepthBaseline", "fit_baselines"]

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from llm_mde.evaluation import EvaluationResult, MeanDepthMapBaseline, MedianDepthBaseline, evaluate_depth
-from llm_mde.evaluation.baselines import MEANS
+from llm_mde.evaluation import EvaluationResult, evaluate_depth, fit_baselines
 from llm_mde.evaluation.report import make_folder
 from llm_mde.processing import DepthAugmentation, DepthCollator
 from llm_mde.training.adapters import count_parameters, lora_config, prepare_for_training
@@ -299,8 +298,8 @@ def measure_constants(bench: Workbench, seed: int | None, at: Any = None, data: 
     """Rows of the predictors that see no photograph, fitted to the training frames of a seed (or to `data`)."""
     frames = (data or bench.data_of(seed)).load_train()
     protocol = bench.options.chosen_protocol()
-    maps = [MeanDepthMapBaseline.fit(frames, mean=mean, protocol=protocol) for mean in MEANS]
-    baselines = {MEDIAN: MedianDepthBaseline.fit(frames, protocol=protocol)} | {each.name: each for each in maps}
+    median, *maps = fit_baselines(frames, protocol)
+    baselines = {MEDIAN: median} | {each.name: each for each in maps}
     return [
         {"variant": name, "at": at, **bench.measure(predict=baseline), "num_train_frames": len(frames)}
         for name, baseline in baselines.items()

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from llm_mde.evaluation import MeanDepthMapBaseline, MedianDepthBaseline, evaluate_depth, get_protocol
+from llm_mde.evaluation import (
+    MeanDepthMapBaseline,
+    MedianDepthBaseline,
+    evaluate_depth,
+    fit_baselines,
+    get_protocol,
+)
 from llm_mde.processing import RGBDFolder, write_depth_png
 from tests.evaluation.conftest import make_sample, make_samples
 
@@ -104,6 +110,25 @@ def test_the_prediction_does_not_depend_on_what_the_photograph_shows():
     first, second = baseline([dark, bright])
     assert first.shape == (3, 4)
     assert first.tolist() == second.tolist()
+
+
+def test_all_of_them_are_fitted_in_one_pass():
+    class ReadOnce:
+        def __init__(self, samples):
+            self.maps = iter([sample.depth for sample in samples])
+
+        def depth_maps(self):
+            yield from self.maps
+
+    samples = [make_sample(np.random.default_rng(seed).uniform(0.5, 12, (40, 50))) for seed in range(3)]
+    median, *means = fit_baselines(ReadOnce(samples), "plain")
+    assert median.depth == MedianDepthBaseline.fit(samples, "plain").depth
+    for each, mean in zip(means, ("geometric", "arithmetic"), strict=True):
+        alone = MeanDepthMapBaseline.fit(samples, mean=mean, protocol="plain")
+        assert each.name == alone.name
+        assert torch.equal(each.depth_map, alone.depth_map)
+    with pytest.raises(ValueError, match="no measured pixel between"):
+        fit_baselines([make_sample(np.full((2, 2), 30.0))], "plain")
 
 
 def test_nothing_measured_and_empty_sizes_are_refused():
