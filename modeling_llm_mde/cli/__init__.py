@@ -35,9 +35,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         status = importlib.import_module(f".{command}", __name__).run(rest)
     except (ImportError, OSError, ValueError) as error:  # an OSError names the file or folder that it is about
-        _refuse(f"llm-mde {command}", " ".join(str(error).split()))
+        _refuse(f"llm-mde {command}", " ".join(_own_message(error).split()))
     if status:
         sys.exit(status)
+
+
+def _own_message(error: Exception) -> str:
+    """What was raised; from a worker of a `DataLoader` it comes with the worker's traceback in front."""
+    message = str(error)
+    if "Original Traceback" not in message:
+        return message
+    return message.rpartition(f"\n{type(error).__name__}: ")[2]
 
 
 def _usage() -> str:

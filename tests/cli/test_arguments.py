@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import pytest
+import torch
 
 from llm_mde.cli import COMMANDS, main
 from llm_mde.cli.arguments import parse_arguments
@@ -53,6 +54,27 @@ def test_an_unknown_command_ends_in_one_line_that_lists_the_others(capsys):
     printed = capsys.readouterr().err
     assert "'trian'" in printed
     assert all(command in printed for command in COMMANDS)
+
+
+class Unreadable(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        try:
+            raise ValueError("the cause")
+        except ValueError as error:
+            raise ValueError("`images` contains 'a.jpg';\nopen a whole file.") from error
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_error_of_a_worker_is_one_line_without_its_traceback(num_workers, capsys, monkeypatch):
+    loader = torch.utils.data.DataLoader(Unreadable(), num_workers=num_workers)
+    monkeypatch.setattr("llm_mde.cli.env.run", lambda arguments: next(iter(loader)))
+    with pytest.raises(SystemExit) as exit_info:
+        main(["env"])
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err == "llm-mde env: `images` contains 'a.jpg'; open a whole file.\n"
 
 
 def test_no_command_at_all_shows_what_there_is(capsys, monkeypatch):
