@@ -200,10 +200,19 @@ def photographs_of_samples(samples: Sequence[DepthSample]) -> list[PhotographOfS
 
 
 def visible_files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, links to folders followed; without hidden ones, such as macOS's `._1.png`."""
+    """All files below a folder, links to folders followed; without hidden ones, such as macOS's `._1.png`. A link to
+    a folder that it lies in leads nowhere new."""
     for parent, subfolders, names in os.walk(folder, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        subfolders[:] = sorted(
+            name for name in subfolders if not name.startswith(".") and not _leads_back(os.path.join(parent, name))
+        )
         yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _leads_back(link: str) -> bool:
+    if not os.path.islink(link):
+        return False
+    return Path(os.path.realpath(os.path.dirname(link))).is_relative_to(os.path.realpath(link))
 
 
 def _photograph_file(path: Path, named: Path) -> PhotographFile:
