@@ -496,8 +496,10 @@ class AdapterMixin:
         for layer in self._adapted_layers():
             if not layer.merged:
                 weights = layer.get_base_layer().named_parameters(recurse=False)
-                layer.weights_before_merging = {name: weight.detach().clone() for name, weight in weights}
+                copies = {name: weight.detach().clone() for name, weight in weights if weight.is_floating_point()}
                 layer.merge(adapter_names=self.active_adapters())
+                if layer.merged:
+                    layer.weights_before_merging = copies
 
     def unmerge_adapter(self) -> None:
         """Puts the weights back to what they were before `merge_adapter`; without anything merged it does nothing."""
@@ -517,8 +519,7 @@ class AdapterMixin:
 @torch.no_grad()
 def _put_back(layer: nn.Module, weights: Mapping[str, Tensor]) -> None:
     for name, weight in weights.items():
-        if weight.is_floating_point():  # packed ones, of a quantised base, are not to be told apart from new ones
-            getattr(layer, name).copy_(weight)
+        getattr(layer, name).copy_(weight)
 
 
 def _refuse_pickles(options: Mapping) -> None:

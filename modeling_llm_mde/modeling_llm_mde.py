@@ -294,7 +294,8 @@ class LLMMDEForDepthEstimation(LLMMDEPreTrainedModel):
         return embeddings
 
     def train(self, mode: bool = True) -> "LLMMDEForDepthEstimation":
-        """As in PyTorch; without `config.encoder_dropout` the encoders compute as in evaluation in either mode."""
+        """As in PyTorch; without `config.encoder_dropout` the encoders compute as in evaluation in either mode, but
+        for layers that drop out by themselves (OPT's) while they are checkpointed."""
         super().train(mode)
         if mode and not self.config.encoder_dropout:
             _rest(self.vision_tower)

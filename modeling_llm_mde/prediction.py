@@ -73,9 +73,10 @@ def predict_photographs(
         version = (versions or {}).get(photograph.stem)
         before = {"version": version, "outputs": {}, **earlier.get(photograph.stem, {})}
         there = {name: path for name, path in before["outputs"].items() if (log.folder / path).is_file()}
+        stale = before.get("stale", [])
         row = {"stem": photograph.stem, "input": photograph.name, "status": "failed", "error": read.error}
         # Where no new depth comes, the files that are there stay, with the version of the photograph they belong to.
-        row |= {"version": before["version"] if there else version, "outputs": there}
+        row |= {"version": before["version"] if there else version, "outputs": there, "stale": stale}
         if depth is None:
             return row
         row |= {"width": depth.shape[1], "height": depth.shape[0], "prompt": prompt}
@@ -93,7 +94,7 @@ def predict_photographs(
                 possible.remove("ply")
                 error = f"no points: {refusal}"
         is_same = before["version"] == version and before.get("input", photograph.name) == photograph.name
-        outputs = {name: path for name, path in there.items() if is_same and name not in formats}
+        outputs = {name: path for name, path in there.items() if is_same and name not in (*formats, *stale)}
         try:
             outputs |= write_prediction(
                 log.folder, photograph.stem, depth, possible, read.levels, camera, max_angle, is_metric
@@ -111,6 +112,7 @@ def predict_photographs(
             "error": error,
             "version": version,
             "outputs": outputs,
+            "stale": [],
         }
 
     earlier, is_metric = log.read(), model.config.depth_estimation_type == "metric"

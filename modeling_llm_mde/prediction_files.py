@@ -19,6 +19,7 @@ from llm_mde.processing.point_clouds import back_project, without_depth_edges, w
 
 # What each format adds to the name of a photograph.
 SUFFIXES = {"png": "_depth_mm.png", "npy": "_depth.npy", "colour": "_colour.png", "ply": "_points.ply"}
+POINT_SETTINGS = ("intrinsics", "fov", "max_angle")  # which nothing but point clouds depends on
 # The files of a model folder that say what it predicts: weights, configurations, tokenizer.
 _MODEL_FILES = (
     "*.safetensors",
@@ -175,21 +176,34 @@ class PredictionLog:
 
         Args:
             settings (`dict`): Of the run.
-            overwritten (`Sequence[str]`, *optional*): Stems whose earlier rows and files go. Those of all others go as
-                well if they were predicted with other settings, which they would contradict.
+            overwritten (`Sequence[str]`, *optional*): Stems to predict `again`. Nothing goes before there is something
+                new: what was predicted with other settings is noted as `stale`, for `drop_stale`.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_unfinished(self.folder)
         rows, earlier = self.merge(), self._earlier_settings()
         if overwritten is not None:
-            if any(earlier.get(name, value) != value for name, value in settings.items()):
-                overwritten, earlier = list(rows), {}
-            for stem in rows.keys() & set(overwritten):
-                for path in rows.pop(stem).get("outputs", {}).values():
-                    if path.endswith(tuple(SUFFIXES.values())):
-                        (self.folder / path).unlink(missing_ok=True)
+            # The digest tells what a revision is called.
+            others = {name for name, value in settings.items() if earlier.get(name, value) != value} - {"revision"}
+            formats = () if not others else ("ply",) if others <= set(POINT_SETTINGS) else tuple(SUFFIXES)
+            for stem, row in rows.items():
+                row["stale"] = [each for each in row.get("outputs", {}) if each in formats]
+                row["again"] = stem in set(overwritten)
             self._write(rows)
+            earlier = {} if others else earlier
         write_whole(self._settings, (json.dumps({**earlier, **settings}, indent=2) + "\n").encode())
+
+    def drop_stale(self) -> None:
+        """Removes the files that are still stale, and rows without any other."""
+        rows = self.merge()
+        for stem, row in list(rows.items()):
+            stale = set(row.pop("stale", ()))
+            row.pop("again", None)
+            for each in stale & row["outputs"].keys():
+                (self.folder / row["outputs"].pop(each)).unlink(missing_ok=True)
+            if stale and not row["outputs"] and row["status"] != "failed":
+                del rows[stem]
+        self._write(rows)
 
     def is_there(self) -> bool:
         """Whether the folder is that of a run."""
@@ -236,4 +250,4 @@ def _by_stem(paths: Iterable[Path]) -> dict[str, dict]:
     return rows
 
 
-__all__ = ["SUFFIXES", "PredictionLog", "model_digest", "write_prediction"]
+__all__ = ["POINT_SETTINGS", "SUFFIXES", "PredictionLog", "model_digest", "write_prediction"]

@@ -14,11 +14,13 @@ from PIL import Image
 from .depth_files import MILLIMETRE, check_depth_encoding
 from .depth_readers import DepthReader, FilePair, FileReader, rows_of_pairs
 from .depth_samples import Intrinsics
-from .photographs import PHOTOGRAPH_SUFFIXES, visible_files
+from .photographs import visible_files
 
 if TYPE_CHECKING:
     import datasets
 
+# Of photographs with depth. Originals in other formats may lie beside them.
+PAIRED_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 REQUIRED_COLUMNS = (
     "rgb",
     "depth",
@@ -118,13 +120,13 @@ def pairs_of_stems(
     Raises:
         ValueError: If a stem is in one of the folders only, or twice in one, or there is none.
     """
-    rgb, others = _files_by_stem(photographs, PHOTOGRAPH_SUFFIXES)
+    rgb, others = _files_by_stem(photographs, PAIRED_SUFFIXES)
     depth, other_depth = _files_by_stem(depth_maps, depth_suffixes)
     ignored = "".join(
         f" Ignored in {folder.name}/: {', '.join(f'{count} {suffix}' for suffix, count in sorted(suffixes.items()))}; "
         f"it takes {', '.join(taken)}."
         for folder, suffixes, taken in (
-            (photographs, others, PHOTOGRAPH_SUFFIXES),
+            (photographs, others, PAIRED_SUFFIXES),
             (depth_maps, other_depth, depth_suffixes),
         )
         if suffixes

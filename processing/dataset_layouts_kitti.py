@@ -196,7 +196,7 @@ def _camera(root: Path, photograph: Path) -> Intrinsics | None:
         if line.startswith(key):
             try:
                 fx, _, cx, _, _, fy, cy = [float(number) for number in line.split()[1:8]]
+                return Intrinsics(fx=fx, fy=fy, cx=cx, cy=cy)
             except ValueError:
-                raise ValueError(f"{str(calibration)!r} has no twelve numbers after {key!r}.") from None
-            return Intrinsics(fx=fx, fy=fy, cx=cx, cy=cy)
+                raise ValueError(f"{str(calibration)!r} has no twelve numbers of a camera after {key!r}.") from None
     return None

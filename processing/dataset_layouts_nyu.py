@@ -11,7 +11,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from .dataset_layouts import (
-    PHOTOGRAPH_SUFFIXES,
+    PAIRED_SUFFIXES,
     DepthTable,
     block_split,
     by_number,
@@ -248,7 +248,7 @@ def _pairs_of_scene(scene: Path) -> list[tuple[Path, Path]]:
     files: dict[str, dict[str, Path]] = {"rgb": {}, "sync_depth": {}}
     for path in sorted(scene.iterdir()):
         match = _SYNCHRONISED.fullmatch(path.name)
-        if match and path.suffix.lower() in PHOTOGRAPH_SUFFIXES:
+        if match and path.suffix.lower() in PAIRED_SUFFIXES:
             files[match[1].lower()][match[2]] = path
     alone = sorted(files["rgb"].keys() ^ files["sync_depth"].keys())
     if alone:

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from .dataset_layouts import PHOTOGRAPH_SUFFIXES, DepthTable, block_split, by_number, table_of_pairs
+from .dataset_layouts import PAIRED_SUFFIXES, DepthTable, block_split, by_number, table_of_pairs
 from .depth_files import MILLIMETRE
 from .depth_readers import FilePair
 from .depth_samples import Intrinsics, import_extra
@@ -80,11 +80,12 @@ def _below_sunrgbd(path: str) -> str:
 
 
 def _pair_of_scene(root: Path, scene: Path, scale: float) -> FilePair:
-    photograph = _only_file(scene / "image", PHOTOGRAPH_SUFFIXES)
+    photograph = _only_file(scene / "image", PAIRED_SUFFIXES)
     depth_folder = next(scene / name for name in _DEPTH_FOLDERS if (scene / name).is_dir())
     numbers = (scene / "intrinsics.txt").read_text().split()
     try:
         fx, _, cx, _, fy, cy = [float(number) for number in numbers[:6]]
+        intrinsics = Intrinsics(fx=fx, fy=fy, cx=cx, cy=cy)
     except ValueError:
         raise ValueError(f"{str(scene / 'intrinsics.txt')!r} does not hold the nine numbers of a camera.") from None
     return FilePair(
@@ -93,7 +94,7 @@ def _pair_of_scene(root: Path, scene: Path, scale: float) -> FilePair:
         depth=_only_file(depth_folder, (".png",)),
         encoding="png16_rot3",
         scale=scale,
-        intrinsics=Intrinsics(fx=fx, fy=fy, cx=cx, cy=cy),
+        intrinsics=intrinsics,
     )
 
 

@@ -200,19 +200,15 @@ def photographs_of_samples(samples: Sequence[DepthSample]) -> list[PhotographOfS
 
 
 def visible_files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, links to folders followed; without hidden ones, such as macOS's `._1.png`. A link to
-    a folder that it lies in leads nowhere new."""
+    """All files below a folder, links to folders followed; without hidden ones, such as macOS's `._1.png`. A link to a
+    folder on the way to it is not followed."""
+    on_the_way = {os.fspath(folder): {os.path.realpath(folder)}}
     for parent, subfolders, names in os.walk(folder, followlinks=True):
-        subfolders[:] = sorted(
-            name for name in subfolders if not name.startswith(".") and not _leads_back(os.path.join(parent, name))
-        )
+        above = on_the_way.pop(parent)
+        real = {name: os.path.realpath(os.path.join(parent, name)) for name in subfolders if not name.startswith(".")}
+        subfolders[:] = sorted(name for name, place in real.items() if place not in above)
+        on_the_way |= {os.path.join(parent, name): above | {real[name]} for name in subfolders}
         yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
-
-
-def _leads_back(link: str) -> bool:
-    if not os.path.islink(link):
-        return False
-    return Path(os.path.realpath(os.path.dirname(link))).is_relative_to(os.path.realpath(link))
 
 
 def _photograph_file(path: Path, named: Path) -> PhotographFile:

@@ -45,7 +45,7 @@ def _own_message(error: Exception) -> str:
     message = str(error)
     if "Original Traceback" not in message:
         return message
-    return message.rpartition(f"\n{type(error).__name__}: ")[2]
+    return re.split(rf"\n(?:[\w.]+\.)?{type(error).__name__}: ", message)[-1]
 
 
 def _usage() -> str:

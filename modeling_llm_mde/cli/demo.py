@@ -48,16 +48,16 @@ def run(arguments: Sequence[str]) -> None:
     from transformers import logging
 
     from llm_mde.processing import RGBDFolder
-    from llm_mde.training.record import RECORD_FILE
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     started = time.monotonic()
     output: Path = options.output
-    if ((output / "model").exists() or (output / RECORD_FILE).exists()) and not (output / "model" / MARK).is_file():
+    foreign = [name for name in ("adapter", "base", "model") if (output / name).exists()]
+    if foreign and not (output / "model" / MARK).is_file():
         raise ValueError(
-            f"`--output` is {str(output)!r}, which holds a model or the record of a training that no demonstration "
-            "made and this one would replace; give another folder."
+            f"`--output` is {str(output)!r}, which holds {foreign[0]!r} of a training, and the demonstration would "
+            "replace what belongs to it; give another folder."
         )
     output.mkdir(parents=True, exist_ok=True)
     data = options.data or _render_rooms(output / f"rendered_rooms_{NUM_ROOMS}_{options.seed}", options.seed)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from llm_mde.prediction import predict_photographs
-from llm_mde.prediction_files import SUFFIXES, PredictionLog, model_digest
+from llm_mde.prediction_files import POINT_SETTINGS, SUFFIXES, PredictionLog, model_digest
 from llm_mde.processing import Intrinsics
 from llm_mde.processing.depth_files import LARGEST_PNG_DEPTH
 from llm_mde.processing.photographs import (
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 ASSUMED_FOV = 60.0
 ASSUMED = f"an assumed horizontal field of view of {ASSUMED_FOV:g} degrees"
 MAX_PROBLEMS_SHOWN = 20
-_OF_POINTS = ("intrinsics", "fov", "max_angle")
 _OF_TRAINING = ("train_split", "train_split_list", "shots", "shots_seed")
 # What a data set makes of one stored photograph depends on these.
 _OF_STORED_PHOTOGRAPHS = ("data", "data_config", "data_revision", "image_column", "kb_crop")
@@ -81,7 +80,10 @@ class PredictArguments:
     num_workers: int = field(default=2, metadata={"help": "Processes that read ahead, and threads that write."})
     device: str | None = field(default=None, metadata={"help": "Such as cpu or cuda:1; else the accelerator."})
     dtype: str | None = field(default=None, metadata={"help": "Such as bfloat16; else as the weights were saved."})
-    overwrite: bool = field(default=False, metadata={"help": "Whether to predict again what is there already."})
+    overwrite: bool = field(
+        default=False,
+        metadata={"help": "Whether to predict again what is there already; what other settings have left then goes."},
+    )
 
     def __post_init__(self):
         unknown = [each for each in self.formats if each not in SUFFIXES]
@@ -101,7 +103,7 @@ class PredictArguments:
             raise ValueError(f"`fov` is {self.fov}; give degrees between 0 and 180.")
         if self.max_angle is not None and not 0 < self.max_angle < 90:
             raise ValueError(f"`max_angle` is {self.max_angle}; give degrees between 0 and 90.")
-        for name in _OF_POINTS:
+        for name in POINT_SETTINGS:
             if "ply" not in self.formats and getattr(self, name) not in (None, []):
                 raise ValueError(
                     f"`{name}` is {getattr(self, name)}, but `formats` is {self.formats} and it is for points alone; "
@@ -112,7 +114,7 @@ class PredictArguments:
         """What the predictions in one folder have in common."""
         names = ["model", "revision", "dtype", "text", "camera"]
         if "ply" in self.formats:
-            names += _OF_POINTS
+            names += POINT_SETTINGS
         return {name: getattr(self, name) for name in names}
 
     def camera_of(self, photograph: ReadPhotograph) -> Camera:
@@ -202,7 +204,10 @@ def _run(
         camera=options.camera,
     )
     _wait(processes)
-    return _report(photographs, log.merge(), versions, options) if rank == 0 else 0
+    if rank != 0:
+        return 0
+    log.drop_stale()
+    return _report(photographs, log.read(), versions, options)
 
 
 def _check_prompt(options: PredictArguments, model: "LLMMDEForDepthEstimation", processor: "LLMMDEProcessor") -> None:
@@ -372,14 +377,14 @@ def _is_there(
     row = rows.get(photograph.stem)
     if row is None:
         return False
-    if row["input"] != photograph.name:
+    if row["input"] != photograph.name and not row.get("again"):
         raise ValueError(
             f"{str(Path(options.output) / photograph.stem)!r} is what {row['input']!r} was predicted to, and "
             f"{photograph.name!r} would be too; choose another `--output`, or predict it anew with `--overwrite`."
         )
-    if row.get("version") != versions[photograph.stem]:
+    if row.get("version") != versions[photograph.stem] or row.get("again"):
         return False
-    outputs = row["outputs"]
+    outputs = {each: path for each, path in row["outputs"].items() if each not in row.get("stale", ())}
     return all(each in outputs and (Path(options.output) / outputs[each]).is_file() for each in options.formats)
 
 

@@ -131,7 +131,7 @@ def record_run(
         adapter=describe_adapter(trained) if is_adapted else None,
         optimisation=_describe_optimisation(arguments, trainer, checkpoint),
         loss=_describe_loss(arguments, trained.config),
-        augmentation=_describe_augmentation(frame_arguments),
+        augmentation=_describe_augmentation(frame_arguments, trained.config.encoder_dropout),
         prompts=_describe_prompts(processor),
         precision=_describe_precision(arguments, model_arguments.quantization),
         seconds=round(seconds, 1),
@@ -191,10 +191,10 @@ def _describe_loss(arguments: DepthTrainingArguments, config: Any) -> dict[str, 
     return values | ({"relative_start": arguments.relative_start} if values["relative_weight"] > 0 else {})
 
 
-def _describe_augmentation(arguments: "FrameArguments") -> str:
+def _describe_augmentation(arguments: "FrameArguments", encoder_dropout: bool) -> str:
     """The augmentation in words."""
     cut_depth = f", CutDepth with probability {arguments.cut_depth:g}" if arguments.cut_depth else ""
-    return f"{arguments.augmentation}{cut_depth}"
+    return f"{arguments.augmentation}{cut_depth}{'' if encoder_dropout else ', no dropout in the encoders'}"
 
 
 def _describe_precision(arguments: DepthTrainingArguments, quantization: str | None) -> str:

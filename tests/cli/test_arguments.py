@@ -56,7 +56,14 @@ def test_an_unknown_command_ends_in_one_line_that_lists_the_others(capsys):
     assert all(command in printed for command in COMMANDS)
 
 
+class OfAModule(ValueError):
+    """Tracebacks have it with the name of its module in front."""
+
+
 class Unreadable(torch.utils.data.Dataset):
+    def __init__(self, kind: type[Exception]):
+        self.kind = kind
+
     def __len__(self):
         return 1
 
@@ -64,12 +71,13 @@ class Unreadable(torch.utils.data.Dataset):
         try:
             raise ValueError("the cause")
         except ValueError as error:
-            raise ValueError("`images` contains 'a.jpg';\nopen a whole file.") from error
+            raise self.kind("`images` contains 'a.jpg';\nopen a whole file.") from error
 
 
+@pytest.mark.parametrize("kind", [ValueError, OSError, OfAModule])
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_an_error_of_a_worker_is_one_line_without_its_traceback(num_workers, capsys, monkeypatch):
-    loader = torch.utils.data.DataLoader(Unreadable(), num_workers=num_workers)
+def test_an_error_of_a_worker_is_one_line_without_its_traceback(num_workers, kind, capsys, monkeypatch):
+    loader = torch.utils.data.DataLoader(Unreadable(kind), num_workers=num_workers)
     monkeypatch.setattr("llm_mde.cli.env.run", lambda arguments: next(iter(loader)))
     with pytest.raises(SystemExit) as exit_info:
         main(["env"])

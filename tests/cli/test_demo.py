@@ -76,12 +76,12 @@ def test_a_wrong_argument_ends_in_one_line(arguments, message, tmp_path, capsys)
     assert printed.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["model", "training.json"])
+@pytest.mark.parametrize("name", ["model", "adapter", "base"])
 def test_a_model_that_no_demonstration_made_is_not_replaced(name, tmp_path, capsys):
     (tmp_path / name).mkdir()
     with pytest.raises(SystemExit):
         main(["demo", "--output", str(tmp_path)])
-    assert "that no demonstration made" in capsys.readouterr().err
+    assert f"which holds {name!r} of a training" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 

@@ -228,6 +228,29 @@ def test_overwriting_with_another_model_leaves_no_depth_of_the_old_one(predictio
     assert files_below("out") == {"photos/a_depth_mm.png", "predictions.jsonl", "settings.json"}
 
 
+def test_overwriting_loses_nothing_before_there_is_something_new(predictions, photos, monkeypatch, tmp_path):
+    predictions("--formats", "npy")
+    before = depth_maps("out")
+    other = write_model_folder(tmp_path / "other", *make_pair(max_depth=20.0))
+    with monkeypatch.context() as patched:
+        patched.setattr(LLMMDEForDepthEstimation, "forward", lambda *args, **kwargs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            predictions("--overwrite", "--formats", "npy", model=other)
+    assert depth_maps("out").keys() == before.keys()
+    status, rows = predictions("--formats", "npy", model=other)  # goes on where it was
+    assert status == 0 and len(rows) == 5
+    assert not any(np.array_equal(depth, before[name]) for name, depth in depth_maps("out").items())
+
+
+def test_overwriting_with_another_camera_leaves_what_no_camera_changes(predictions):
+    predictions("--formats", "npy", "ply", "--fov", "60")
+    predictions("--overwrite", "--formats", "ply", "--fov", "70", images=["photos/a.png"])
+    assert len(depth_maps("out")) == 5
+    assert [path.name for path in Path("out").rglob("*.ply")] == ["a_points.ply"]
+    _, rows = predictions("--formats", "npy", "ply", "--fov", "70")
+    assert {row["camera"]["source"] for row in rows.values()} == {"--fov 70"}
+
+
 def test_overwriting_with_the_same_settings_leaves_other_photographs_alone(predictions, predicted):
     predictions("--formats", "npy")
     before = depth_maps("out")
@@ -235,6 +258,7 @@ def test_overwriting_with_the_same_settings_leaves_other_photographs_alone(predi
     assert status == 0 and len(rows) == 5
     assert predicted == [5, 1]
     assert depth_maps("out").keys() == before.keys()
+    assert not any({"again", "stale"} & row.keys() for row in rows.values())
 
 
 def test_a_bad_file_is_one_line_at_the_end_and_the_rest_is_done(predictions, predicted, capsys):
@@ -433,6 +457,9 @@ def test_links_to_folders_and_every_suffix_of_a_photograph_are_followed(predicti
     save_photograph(Path("photos/f.JFIF"), format="JPEG")
     Path("photos/link").symlink_to(tmp_path / "elsewhere")
     Path("photos/deep/here").symlink_to(tmp_path / "photos")  # back to where it lies
+    for one, other in (("x", "y"), ("y", "x")):
+        Path(f"photos/{one}").mkdir()
+        Path(f"photos/{one}/over").symlink_to(tmp_path / "photos" / other)
     status, rows = predictions()
     assert status == 0
     assert {"photos/link/far", "photos/f"} < set(rows) and len(rows) == 7
@@ -642,10 +669,9 @@ def test_the_log_of_a_killed_run_is_read_up_to_its_torn_line(tmp_path):
     assert files_below(tmp_path) == {"predictions.jsonl", "settings.json", ".mine.tmp"}
     assert json.loads((tmp_path / "settings.json").read_text()) == {"model": "m", "fov": 60}
     log.start({"fov": 60}, overwritten=["a"])
-    assert list(log.read()) == ["b"]
-    log.start({"fov": 61}, overwritten=[])
-    assert log.read() == {}
-    assert json.loads((tmp_path / "settings.json").read_text()) == {"fov": 61}
+    assert [row["again"] for row in log.read().values()] == [True, False]
+    log.start({"model": "n"}, overwritten=[])
+    assert json.loads((tmp_path / "settings.json").read_text()) == {"model": "n"}
 
 
 def command(*arguments, launcher=()) -> list[str]:

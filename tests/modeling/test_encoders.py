@@ -1,5 +1,7 @@
 """Every supported vision encoder and language model, in tiny form."""
 
+import copy
+
 import pytest
 import torch
 from transformers import (
@@ -120,20 +122,30 @@ def test_a_composed_vision_encoder_is_the_one_that_is_saved(name, pixel_values, 
             assert torch.equal(loaded(image).predicted_depth, model(image).predicted_depth)
 
 
+def with_dropout(name: str) -> dict:
+    """A configuration of this encoder that drops out a lot, by the name of its part; the other part does not."""
+    quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = copy.deepcopy(VISION[name] if name in VISION else LANGUAGE[name])
+    fields = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "dropout", "resid_pdrop")
+    for field in fields:
+        if hasattr(config, field):
+            setattr(config, field, 0.5)
+    if name == "timm":
+        config.model_args = config.model_args | {"proj_drop_rate": 0.5}
+    if name in VISION:
+        return {"vision_config": config, "text_config": BertConfig(**LM | quiet, max_position_embeddings=64)}
+    return {"vision_config": VISION["vit"], "text_config": config}
+
+
 @pytest.mark.parametrize("name", [*VISION, *LANGUAGE])
-def test_an_encoder_without_dropout_computes_in_training_as_afterwards(name, pixel_values):
-    part, config = ("vision_config", VISION[name]) if name in VISION else ("text_config", LANGUAGE[name])
-    model = make_model(**{part: config}, encoder_dropout=False)
+def test_an_encoder_drops_out_in_training_unless_that_is_turned_off(name, pixel_values):
+    model = make_model(**with_dropout(name))
     with torch.no_grad():
         evaluated = model(pixel_values).predicted_depth
+        assert not torch.equal(model.train()(pixel_values).predicted_depth, evaluated)
+        model.config.encoder_dropout = False
         assert torch.equal(model.train()(pixel_values).predicted_depth, evaluated)
     assert model.training and model.depth_head.training
-
-
-def test_dropout_of_the_encoders_is_on_in_training_unless_turned_off(pixel_values):
-    model = make_model().train()
-    with torch.no_grad():
-        assert not torch.equal(model(pixel_values).predicted_depth, model(pixel_values).predicted_depth)
 
 
 @pytest.mark.parametrize("is_enabled_first", [True, False])

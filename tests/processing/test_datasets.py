@@ -333,8 +333,8 @@ def test_files_that_no_pair_takes_are_named_and_hidden_ones_are_not_looked_at(tm
     (tmp_path / "depth" / "1.png").rename(tmp_path / "depth" / "1.exr")
     with pytest.raises(ValueError, match=r"the first '1'; .* Ignored in depth/: 1 \.exr; it takes \.png, \.npy\.$"):
         RGBDFolder(tmp_path)
-    (tmp_path / "rgb" / "1.png").rename(tmp_path / "rgb" / "1.cr2")
-    with pytest.raises(ValueError, match=r"rgb/ holds no photograph .* Ignored in rgb/: 1 \.cr2"):
+    (tmp_path / "rgb" / "1.png").rename(tmp_path / "rgb" / "1.heic")
+    with pytest.raises(ValueError, match=r"rgb/ holds no photograph .* Ignored in rgb/: 1 \.heic"):
         RGBDFolder(tmp_path)
 
 
