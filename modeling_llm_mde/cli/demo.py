@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,7 +67,8 @@ def run(arguments: Sequence[str]) -> None:
         )
         shutil.rmtree(output / "model", ignore_errors=True)
         folder = trained.folder.rename(output / "model")
-    about = [trained.record.write(output), *trained.report.write(output / "evaluation")]
+    evaluation = replace(trained.report, setting=replace(trained.report.setting, model=str(folder)))  # its place now
+    about = [trained.record.write(output), *evaluation.write(output / "evaluation")]
     result, median = trained.report.result, trained.median_depth
     metrics = {f"the {name}, everywhere": each.metrics for name, each in trained.report.baselines.items()}
     metrics[f"LLM-MDE after {trained.record.seconds:.0f} s of training"] = result.metrics

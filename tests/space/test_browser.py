@@ -128,7 +128,7 @@ class Page:
                 box.send_keys(Keys.CONTROL + "a" + Keys.NULL, text)
                 settled.clear()
             settled.append(box.get_property("value") == text)
-            return settled[-5:] == [True] * 5
+            return settled[-8:] == [True] * 8
 
         settled: list[bool] = []
         self.wait(is_written)
