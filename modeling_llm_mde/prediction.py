@@ -104,7 +104,7 @@ def predict_photographs(
                 raise
             return row | {"error": f"the name of its files would be too long here: {refusal}; rename it"}
         for name in there.keys() - outputs.keys():
-            (log.folder / there[name]).unlink(missing_ok=True)  # it would contradict the others
+            log.remove(there[name])  # it would contradict the others
         if "png" in outputs:
             row["pixels_beyond_png"] = int(np.count_nonzero(depth > LARGEST_PNG_DEPTH))
         return row | {

@@ -200,10 +200,16 @@ class PredictionLog:
             stale = set(row.pop("stale", ()))
             row.pop("again", None)
             for each in stale & row["outputs"].keys():
-                (self.folder / row["outputs"].pop(each)).unlink(missing_ok=True)
+                self.remove(row["outputs"].pop(each))
             if stale and not row["outputs"] and row["status"] != "failed":
                 del rows[stem]
         self._write(rows)
+
+    def remove(self, path: str) -> None:
+        """Deletes a file that a row names, unless it lies elsewhere: a log may come from somebody else."""
+        file = self.folder / path
+        if file.resolve().is_relative_to(self.folder.resolve()):
+            file.unlink(missing_ok=True)
 
     def is_there(self) -> bool:
         """Whether the folder is that of a run."""

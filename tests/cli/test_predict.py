@@ -242,6 +242,17 @@ def test_overwriting_loses_nothing_before_there_is_something_new(predictions, ph
     assert not any(np.array_equal(depth, before[name]) for name, depth in depth_maps("out").items())
 
 
+def test_a_log_from_elsewhere_deletes_nothing_outside_its_folder(predictions, tmp_path):
+    predictions("--formats", "npy")
+    (tmp_path / "mine.npy").write_bytes(b"")
+    rows = PredictionLog(Path("out")).read()
+    rows["photos/a"]["outputs"]["npy"] = "../mine.npy"
+    Path("out/predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
+    predictions("--overwrite", "--formats", "png", "--text", "A kitchen.")
+    assert (tmp_path / "mine.npy").exists()
+    assert not list(Path("out").rglob("[b-e]_depth.npy"))
+
+
 def test_overwriting_with_another_camera_leaves_what_no_camera_changes(predictions):
     predictions("--formats", "npy", "ply", "--fov", "60")
     predictions("--overwrite", "--formats", "ply", "--fov", "70", images=["photos/a.png"])
